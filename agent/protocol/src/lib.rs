@@ -1,0 +1,39 @@
+//! What the shim and the guest agent say to each other.
+//!
+//! - The agent listens on vsock port [`AGENT_PORT`] for ttrpc ([`agent_ttrpc`]) and on
+//!   [`STREAM_PORT`] for the standard streams of processes.
+//! - When it is ready it connects to [`HELLO_PORT`] of the host and writes one [`Hello`].
+//! - A stream is a vsock connection whose first line is its number ([`StreamId`]). The end of the
+//!   data is a half-close, backpressure is the credit of vsock.
+
+mod hello;
+mod stream;
+
+pub use hello::{Hello, HelloError, MAX_HELLO};
+pub use stream::{MAX_STREAM_HEADER, StreamHeaderError, StreamId};
+
+/// What `build.rs` makes of `proto/agent.proto`: messages, ttrpc client and server.
+#[allow(warnings, clippy::all, clippy::pedantic, clippy::restriction)]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/mod.rs"));
+}
+
+pub use generated::{agent, agent_ttrpc};
+
+/// Port in the guest on which the agent serves ttrpc.
+pub const AGENT_PORT: u32 = 1024;
+/// Port in the guest on which the agent takes the standard streams of processes.
+pub const STREAM_PORT: u32 = 1025;
+/// Port of the host to which the agent says [`Hello`].
+pub const HELLO_PORT: u32 = 1024;
+/// Context id of the host (virtio 1.3 §5.10.4).
+pub const HOST_CID: u32 = 2;
+/// The tag of the virtio-fs device that carries everything the pod may see of the host.
+pub const SHARED_TAG: &str = "caisson";
+/// Where the agent mounts that device.
+pub const SHARED_PATH: &str = "/run/caisson/shared";
+/// I/O port to which the agent writes one byte as its first act, so that the VMM can time the
+/// kernel's part of the start.
+pub const PHASE_PORT: u16 = 0x3f0;
+/// Version of this protocol; a shim and a guest image that differ are refused.
+pub const VERSION: u32 = 1;

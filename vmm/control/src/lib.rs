@@ -1,0 +1,22 @@
+//! The control protocol between the shim and `caisson-vmm`.
+//!
+//! The shim starts the VMM with one end of a `SOCK_SEQPACKET` socketpair as descriptor
+//! [`CONTROL_FD`] and no other way to reach it. Each packet is one JSON message of at most
+//! [`MAX_MESSAGE`] bytes; files travel beside it as `SCM_RIGHTS`. The VMM opens nothing by path:
+//! whatever it may use arrives here.
+//!
+//! The first message is [`Request::Boot`]; its reply comes when the first instruction of the guest
+//! is about to run. Requests are numbered by the shim and each gets exactly one [`Reply`] with the
+//! same number; [`Event`]s come unasked. When the shim's end closes, the VMM exits.
+
+mod channel;
+mod message;
+
+pub use channel::{Channel, ChannelError, MAX_FILES, MAX_MESSAGE};
+pub use message::{
+    BootConfig, DeviceStatistics, Event, Exit, ExitReason, FileRole, FromVmm, Metrics, Phase,
+    RefusalKind, Reply, Request, ToVmm, VERSION,
+};
+
+/// The descriptor number at which the VMM finds its end of the control socketpair.
+pub const CONTROL_FD: i32 = 3;
