@@ -73,6 +73,11 @@ pub(crate) trait Running: Send {
     fn stop(self: Box<Self>) -> (Box<dyn Device>, Vec<QueuePosition>);
     /// Descriptor chains completed so far.
     fn requests(&self) -> u64;
+    /// Whether the io thread waits for the queue notifications. A device whose queues are served
+    /// by another process hands the notification descriptors on and answers `false`.
+    fn serves_queues(&self) -> bool {
+        true
+    }
 }
 
 /// Whether the set of watched descriptors changed.
