@@ -1,1 +1,27 @@
-//! placeholder
+//! What the end-to-end tests are written with: a client of containerd, a terminal, and a look at
+//! what a test left behind.
+//!
+//! The tests run as root inside the testbed (`cargo verify`, or `cargo testbed` by hand).
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod container;
+mod ctr;
+mod leftovers;
+mod settings;
+mod terminal;
+
+pub use container::Container;
+pub use ctr::{Ctr, Finished, RUNTIME};
+pub use leftovers::CleanMachine;
+pub use settings::Settings;
+pub use terminal::Terminal;
+
+/// A busybox image: one static binary and its links.
+pub const BUSYBOX: &str = "docker.io/library/busybox:latest";
+/// A Debian image made by mmdebstrap, with perl and python.
+pub const DEBIAN: &str = "docker.io/library/debian:stable";

@@ -1,0 +1,99 @@
+//! A container that keeps running while a test does things to it.
+
+use crate::ctr::{Ctr, Finished, RUNTIME};
+
+/// A detached container, removed when it goes out of scope.
+#[derive(Debug)]
+pub struct Container {
+    id: String,
+}
+
+impl Container {
+    /// Starts ARGS in a container of IMAGE and returns once it runs.
+    ///
+    /// # Panics
+    /// Panics when it does not start.
+    #[must_use]
+    #[track_caller]
+    pub fn start(image: &str, id: &str, args: &[&str]) -> Self {
+        Self::start_with(&[], image, id, args)
+    }
+
+    /// Like [`Container::start`], with options of `ctr run` before the image.
+    ///
+    /// # Panics
+    /// Panics when it does not start.
+    #[must_use]
+    #[track_caller]
+    pub fn start_with(options: &[&str], image: &str, id: &str, args: &[&str]) -> Self {
+        let container = Self { id: id.to_owned() };
+        let words = [
+            &["run", "--detach", "--runtime", RUNTIME],
+            options,
+            &[image, id],
+            args,
+        ]
+        .concat();
+        let _ = Ctr::new(&words).finish().ok();
+        container
+    }
+
+    /// `ctr task exec`: runs ARGS in it to their end.
+    #[must_use]
+    pub fn exec(&self, args: &[&str]) -> Ctr {
+        self.exec_as("e", args)
+    }
+
+    /// Like [`Container::exec`] with an exec id of one's own, for several at once.
+    #[must_use]
+    pub fn exec_as(&self, exec: &str, args: &[&str]) -> Ctr {
+        let words = [&["task", "exec", "--exec-id", exec, &self.id], args].concat();
+        Ctr::new(&words)
+    }
+
+    /// `ctr task VERB OPTIONS… ID`.
+    #[must_use]
+    pub fn task(&self, verb: &str, options: &[&str]) -> Finished {
+        let words = [&["task", verb], options, &[self.id.as_str()]].concat();
+        Ctr::new(&words).finish()
+    }
+
+    /// The state `ctr task ls` shows, for example `RUNNING`.
+    ///
+    /// # Panics
+    /// Panics when the task is not listed.
+    #[must_use]
+    pub fn state(&self) -> String {
+        let list = Ctr::new(&["task", "ls"]).finish().ok().text();
+        let line = list
+            .lines()
+            .find(|line| line.split_whitespace().next() == Some(&self.id));
+        let line = line.unwrap_or_else(|| panic!("no task {} in:\n{list}", self.id));
+        line.split_whitespace()
+            .nth(2)
+            .expect("ctr prints three columns")
+            .to_owned()
+    }
+
+    /// The host process containerd knows as the task.
+    ///
+    /// # Panics
+    /// Panics when the task is not listed.
+    #[must_use]
+    pub fn host_pid(&self) -> i32 {
+        let list = Ctr::new(&["task", "ls"]).finish().ok().text();
+        let line = list
+            .lines()
+            .find(|line| line.split_whitespace().next() == Some(&self.id));
+        line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
+            .unwrap_or_else(|| panic!("no pid of task {} in:\n{list}", self.id))
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let _ = self.task("kill", &["--signal", "9"]);
+        let _ = self.task("rm", &["--force"]);
+        let _ = Ctr::new(&["container", "rm", &self.id]).finish();
+    }
+}

@@ -1,0 +1,15 @@
+//! Caisson through a real containerd. Every test says in its name what holds.
+//!
+//! They need root, containerd, the images and an installed Caisson, so they are ignored unless
+//! asked for: `cargo verify` runs them in the testbed, one after another.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod exec;
+mod exit_codes;
+mod failures;
+mod lifecycle;
+mod mounts;
+mod smoke;
+mod streams;
+mod terminals;
