@@ -1,5 +1,1 @@
 //! The virtio devices.
-
-pub(crate) mod fs;
-pub(crate) mod rng;
-pub(crate) mod vsock;

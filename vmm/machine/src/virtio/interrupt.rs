@@ -24,9 +24,15 @@ impl QueueInterrupt {
     }
 
     /// Interrupts the driver, now or when it unmasks the vector.
-    pub(crate) fn signal(&self) {
-        // The write can only fail when the counter is full, and then a signal is pending anyway.
-        let _ = self.0.write(1);
+    ///
+    /// # Errors
+    /// Fails when the descriptor cannot be written, which nothing the guest does can bring about.
+    pub(crate) fn signal(&self) -> io::Result<()> {
+        match self.0.write(1) {
+            // The counter is full: a signal is pending anyway.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            result => result,
+        }
     }
 
     /// The descriptor, for those who signal from another process.
