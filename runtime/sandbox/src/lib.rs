@@ -1,1 +1,25 @@
-//! placeholder
+//! A Caisson pod on the host: its virtual machine, its file server and the agent in it.
+//!
+//! [`Sandbox::start`] starts `caisson-fs` and `caisson-vmm`, boots the guest and waits for its
+//! agent; the other methods of [`Sandbox`] create, run and end containers in it, and
+//! [`Sandbox::stop`] removes all that was made. The crate knows the OCI runtime specification and
+//! nothing of containerd.
+//!
+//! What comes out of the guest and out of the VMM is hostile: it is bounded, checked and never
+//! part of a path on the host.
+
+mod config;
+mod error;
+mod request;
+mod sandbox;
+mod sizing;
+mod vm_end;
+
+pub use config::{Config, ConfigError};
+pub use error::{ErrorKind, SandboxError};
+pub use request::{
+    CreateContainer, CreateExec, ProcessExit, ProcessId, ProcessStreams, RootMount, SandboxOptions,
+};
+pub use sandbox::{Sandbox, clean_up, enter_mount_namespace};
+pub use sizing::VmSize;
+pub use vm_end::{VmEnd, VmEndKind};
