@@ -1,18 +1,7 @@
 //! A split virtqueue as the device sees it (virtio 1.3 §2.7), after activation.
 //!
-//! A device drains its queue like this; the loop closes the race in which the driver makes a chain
-//! available just before it would have been told that notifications are wanted again:
-//!
-//! ```text
-//! loop {
-//!     queue.disable_notification()?;
-//!     while let Some(chain) = queue.pop()? {
-//!         …; queue.complete(chain, written)?;
-//!     }
-//!     if !queue.enable_notification()? { break; }
-//! }
-//! queue.signal_used()?;
-//! ```
+//! A device that answers each request at once calls [`DeviceQueue::serve`]; one that holds chains
+//! back uses `pop`, `complete`, `enable_notification` and `signal_used`, of which `serve` is made.
 //!
 //! The driver is hostile: every index, address and length is checked before it is used, and what is
 //! wrong ends in a [`QueueError`] that says so in numbers.
@@ -265,6 +254,42 @@ impl DeviceQueue {
             kick,
             interrupt,
         })
+    }
+
+    /// Hands every available chain to `handle`, which returns the number of bytes it wrote, and
+    /// interrupts the driver once at the end.
+    ///
+    /// A driver that makes chains available as fast as they are served would keep the io thread
+    /// here for ever, so after one ring's worth the queue notifies itself and returns.
+    ///
+    /// # Errors
+    /// Fails when the ring or a chain is malformed, or `handle` fails.
+    pub(crate) fn serve<E: From<QueueError>>(
+        &mut self,
+        mut handle: impl FnMut(&Chain) -> Result<u32, E>,
+    ) -> Result<(), E> {
+        let mut budget = self.queue.size();
+        self.disable_notification()?;
+        loop {
+            while budget > 0
+                && let Some(chain) = self.pop()?
+            {
+                let written = handle(&chain)?;
+                self.complete(chain, written)?;
+                budget -= 1;
+            }
+            // Asking for notifications and looking once more closes the race in which the driver
+            // makes a chain available just before it learns that notifications are wanted again.
+            if !self.enable_notification()? {
+                break;
+            }
+            if budget == 0 {
+                // Only fails when the counter is full, and then the queue is notified anyway.
+                let _ = self.kick.write(1);
+                break;
+            }
+        }
+        Ok(self.signal_used()?)
     }
 
     /// Takes the next chain, or `None` when the driver has made no other available.
