@@ -1,31 +1,285 @@
 //! The configuration file.
+//!
+//! ```toml
+//! kernel = "/usr/local/share/caisson/vmlinux"
+//! initrd = "/usr/local/share/caisson/initrd.img"
+//! vmm = "/usr/local/libexec/caisson/caisson-vmm"
+//! file_server = "/usr/local/libexec/caisson/caisson-fs"
+//!
+//! [vm]
+//! vcpus = 1                 # for a pod without a CPU limit, 1 to 32
+//! memory_mib = 256          # for a pod without a memory limit, 64 to 1048576
+//! kernel_parameters = ""    # appended to the guest's command line
+//!
+//! [debug]
+//! console_dir = "/var/log/caisson"   # keep the guests' consoles here; not set by default
+//! ```
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+/// Where the configuration is when nobody says otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/caisson/config.toml";
+/// Environment variable that names another configuration file.
+pub const CONFIG_VARIABLE: &str = "CAISSON_CONFIG";
+
+/// Most vCPUs of a machine.
+pub const MAX_VCPUS: u8 = 32;
+/// Least memory of a machine in MiB: below it the kernel and the agent do not fit.
+pub const MIN_MEMORY_MIB: u32 = 64;
+/// Most memory of a machine in MiB (1 TiB).
+pub const MAX_MEMORY_MIB: u32 = 1024 * 1024;
+/// Longest `vm.kernel_parameters`: with our own parameters it stays below the 2048 bytes that
+/// Linux keeps of a command line on x86.
+const MAX_KERNEL_PARAMETERS: usize = 1024;
 
 /// The settings of an installation.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Config {}
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The guest kernel, an uncompressed ELF.
+    pub kernel: PathBuf,
+    /// The initial RAM file system that holds the agent.
+    pub initrd: PathBuf,
+    /// The `caisson-vmm` binary.
+    pub vmm: PathBuf,
+    /// The `caisson-fs` binary.
+    pub file_server: PathBuf,
+    /// vCPUs of a pod without a CPU limit, 1 to [`MAX_VCPUS`].
+    pub vcpus: u8,
+    /// Memory in MiB of a pod without a memory limit, [`MIN_MEMORY_MIB`] to [`MAX_MEMORY_MIB`].
+    pub memory_mib: u32,
+    /// Appended to the command line of the guest's kernel.
+    pub kernel_parameters: String,
+    /// Directory that keeps a file with the console of each guest.
+    pub console_dir: Option<PathBuf>,
+}
 
-/// Why a configuration file was refused: names the file, the line and the key.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct ConfigError {
-    message: String,
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            kernel: "/usr/local/share/caisson/vmlinux".into(),
+            initrd: "/usr/local/share/caisson/initrd.img".into(),
+            vmm: "/usr/local/libexec/caisson/caisson-vmm".into(),
+            file_server: "/usr/local/libexec/caisson/caisson-fs".into(),
+            vcpus: 1,
+            memory_mib: 256,
+            kernel_parameters: String::new(),
+            console_dir: None,
+        }
+    }
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration file {}: {source}", .file.display())]
+    Unreadable {
+        /// Which file.
+        file: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The content is wrong.
+    #[error("configuration file {}, line {line}{}: {problem}", .file.display(), of_key(.key))]
+    Content {
+        /// Which file.
+        file: PathBuf,
+        /// Line, counted from 1.
+        line: usize,
+        /// The key on that line, if there is one.
+        key: Option<String>,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+}
+
+fn of_key(key: &Option<String>) -> String {
+    key.as_ref()
+        .map_or_else(String::new, |key| format!(", key `{key}`"))
+}
+
+/// The file as it is written: every key may be left out.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    kernel: Option<Spanned<PathBuf>>,
+    initrd: Option<Spanned<PathBuf>>,
+    vmm: Option<Spanned<PathBuf>>,
+    file_server: Option<Spanned<PathBuf>>,
+    vm: Vm,
+    debug: Debug,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Vm {
+    vcpus: Option<Spanned<i64>>,
+    memory_mib: Option<Spanned<i64>>,
+    kernel_parameters: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Debug {
+    console_dir: Option<Spanned<PathBuf>>,
 }
 
 impl Config {
     /// Reads the configuration file at `path`; without a path the one that the environment
-    /// variable `CAISSON_CONFIG` names, else `/etc/caisson/config.toml`, whose absence means the
-    /// defaults.
+    /// variable [`CONFIG_VARIABLE`] names, else [`DEFAULT_CONFIG`], whose absence means the
+    /// defaults. A file that was asked for by name must exist.
     ///
     /// # Errors
     /// Fails for a file that cannot be read, has an unknown key or a value out of range.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        match path {
-            None => Ok(Self::default()),
-            Some(path) => Err(ConfigError {
-                message: format!("{}: not read", path.display()),
-            }),
+        let named = path
+            .map(Path::to_path_buf)
+            .or_else(|| env::var_os(CONFIG_VARIABLE).map(PathBuf::from));
+        let optional = named.is_none();
+        let file = named.unwrap_or_else(|| DEFAULT_CONFIG.into());
+        match fs::read_to_string(&file) {
+            Ok(text) => Self::parse(&text, &file),
+            Err(error) if optional && error.kind() == io::ErrorKind::NotFound => {
+                Ok(Self::default())
+            }
+            Err(source) => Err(ConfigError::Unreadable { file, source }),
         }
     }
+
+    /// Reads the text of a configuration file; `file` is only used in errors.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        let text = Text { text, file };
+        let parsed: File = toml::from_str(text.text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            text.error(at, error.message())
+        })?;
+        let default = Self::default();
+        Ok(Self {
+            kernel: text.path(parsed.kernel, default.kernel)?,
+            initrd: text.path(parsed.initrd, default.initrd)?,
+            vmm: text.path(parsed.vmm, default.vmm)?,
+            file_server: text.path(parsed.file_server, default.file_server)?,
+            vcpus: text.number(parsed.vm.vcpus, 1, MAX_VCPUS, default.vcpus)?,
+            memory_mib: text.number(
+                parsed.vm.memory_mib,
+                MIN_MEMORY_MIB,
+                MAX_MEMORY_MIB,
+                default.memory_mib,
+            )?,
+            kernel_parameters: text.kernel_parameters(parsed.vm.kernel_parameters)?,
+            console_dir: parsed
+                .debug
+                .console_dir
+                .map(|path| text.path(Some(path), PathBuf::new()))
+                .transpose()?,
+        })
+    }
 }
+
+/// The text of a file, for checks whose errors say where.
+#[derive(Clone, Copy)]
+struct Text<'a> {
+    text: &'a str,
+    file: &'a Path,
+}
+
+impl Text<'_> {
+    fn error(self, at: usize, problem: impl Into<String>) -> ConfigError {
+        let before = self.text.get(..at).unwrap_or(self.text);
+        let line = before.matches('\n').count();
+        let key = self
+            .text
+            .lines()
+            .nth(line)
+            .map(|line| line.split('=').next().unwrap_or(line).trim().to_owned())
+            .filter(|key| !key.is_empty());
+        ConfigError::Content {
+            file: self.file.to_owned(),
+            line: line + 1,
+            key,
+            problem: problem.into(),
+        }
+    }
+
+    fn path(
+        self,
+        path: Option<Spanned<PathBuf>>,
+        default: PathBuf,
+    ) -> Result<PathBuf, ConfigError> {
+        match path {
+            None => Ok(default),
+            Some(path) if path.get_ref().is_absolute() => Ok(path.into_inner()),
+            Some(path) => Err(self.error(
+                path.span().start,
+                format!(
+                    "`{}` is not an absolute path, one that begins with /",
+                    path.get_ref().display()
+                ),
+            )),
+        }
+    }
+
+    fn number<T>(
+        self,
+        number: Option<Spanned<i64>>,
+        least: T,
+        most: T,
+        default: T,
+    ) -> Result<T, ConfigError>
+    where
+        T: TryFrom<i64> + PartialOrd + std::fmt::Display + Copy,
+    {
+        let Some(number) = number else {
+            return Ok(default);
+        };
+        T::try_from(*number.get_ref())
+            .ok()
+            .filter(|value| (least..=most).contains(value))
+            .ok_or_else(|| {
+                self.error(
+                    number.span().start,
+                    format!(
+                        "{} is out of range, {least} to {most} are allowed",
+                        number.get_ref()
+                    ),
+                )
+            })
+    }
+
+    fn kernel_parameters(self, words: Option<Spanned<String>>) -> Result<String, ConfigError> {
+        let Some(words) = words else {
+            return Ok(String::new());
+        };
+        let printable = words
+            .get_ref()
+            .bytes()
+            .all(|byte| byte == b' ' || byte.is_ascii_graphic());
+        if !printable {
+            return Err(self.error(
+                words.span().start,
+                "only printable ASCII characters are allowed",
+            ));
+        }
+        if words.get_ref().len() > MAX_KERNEL_PARAMETERS {
+            return Err(self.error(
+                words.span().start,
+                format!(
+                    "{} characters are too many, {MAX_KERNEL_PARAMETERS} are allowed",
+                    words.get_ref().len()
+                ),
+            ));
+        }
+        Ok(words.into_inner())
+    }
+}
+
+#[cfg(test)]
+#[path = "config_test.rs"]
+mod tests;

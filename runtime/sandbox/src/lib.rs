@@ -10,12 +10,18 @@
 
 mod config;
 mod error;
+mod guest_text;
+mod identifier;
+mod kernel_check;
 mod request;
 mod sandbox;
 mod sizing;
+mod spec;
 mod vm_end;
 
-pub use config::{Config, ConfigError};
+pub use config::{
+    CONFIG_VARIABLE, Config, ConfigError, DEFAULT_CONFIG, MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB,
+};
 pub use error::{ErrorKind, SandboxError};
 pub use request::{
     CreateContainer, CreateExec, ProcessExit, ProcessId, ProcessStreams, RootMount, SandboxOptions,

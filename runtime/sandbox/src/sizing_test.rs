@@ -1,0 +1,78 @@
+use oci_spec::runtime::Spec;
+use serde_json::{Value, json};
+
+use super::VmSize;
+use crate::Config;
+
+fn size(resources: Value, annotations: Value) -> (u8, u32) {
+    let spec: Spec = serde_json::from_value(json!({
+        "ociVersion": "1.1.0",
+        "annotations": annotations,
+        "linux": { "resources": resources },
+    }))
+    .unwrap();
+    let config = Config {
+        vcpus: 3,
+        memory_mib: 300,
+        ..Config::default()
+    };
+    let size = VmSize::for_spec(&spec, &config);
+    (size.vcpus, size.memory_mib)
+}
+
+#[test]
+fn limits_make_the_machine() {
+    const MIB: i64 = 1024 * 1024;
+    for (resources, expected) in [
+        (json!({}), (3, 300)),
+        (
+            json!({"cpu": {"quota": 100_000, "period": 100_000}}),
+            (1, 300),
+        ),
+        (
+            json!({"cpu": {"quota": 150_000, "period": 100_000}}),
+            (2, 300),
+        ),
+        (
+            json!({"cpu": {"quota": 1_000, "period": 100_000}}),
+            (1, 300),
+        ),
+        (json!({"cpu": {"quota": 250_000}}), (3, 300)),
+        (json!({"cpu": {"quota": 250_000, "period": 0}}), (3, 300)),
+        (json!({"cpu": {"quota": -1, "period": 100_000}}), (3, 300)),
+        (json!({"cpu": {"quota": 0}}), (3, 300)),
+        (json!({"cpu": {"quota": i64::MAX, "period": 1}}), (32, 300)),
+        (json!({"cpu": {"shares": 1024}}), (3, 300)),
+        (json!({"memory": {"limit": 128 * MIB}}), (3, 128 + 2 + 96)),
+        (json!({"memory": {"limit": 128 * MIB + 1}}), (3, 228)),
+        (json!({"memory": {"limit": 4096}}), (3, 98)),
+        (
+            json!({"memory": {"limit": 8192 * MIB}}),
+            (3, 8192 + 128 + 96),
+        ),
+        (json!({"memory": {"limit": -1}}), (3, 300)),
+        (json!({"memory": {"limit": 0}}), (3, 300)),
+        (json!({"memory": {"limit": i64::MAX}}), (3, 1024 * 1024)),
+    ] {
+        assert_eq!(size(resources.clone(), json!({})), expected, "{resources}");
+    }
+}
+
+#[test]
+fn a_kubernetes_pod_says_its_size_in_annotations() {
+    let pod = json!({
+        "io.kubernetes.cri.sandbox-cpu-period": "100000",
+        "io.kubernetes.cri.sandbox-cpu-quota": "450000",
+        "io.kubernetes.cri.sandbox-memory": "1073741824",
+    });
+    let holder = json!({"memory": {"limit": 1_000_000}, "cpu": {"quota": 1000}});
+    assert_eq!(size(holder, pod), (5, 1024 + 16 + 96));
+
+    let unlimited = json!({
+        "io.kubernetes.cri.sandbox-cpu-quota": "0",
+        "io.kubernetes.cri.sandbox-memory": "0",
+    });
+    assert_eq!(size(json!({}), unlimited), (3, 300));
+    let nonsense = json!({"io.kubernetes.cri.sandbox-memory": "plenty"});
+    assert_eq!(size(json!({}), nonsense), (3, 300));
+}

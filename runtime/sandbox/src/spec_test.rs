@@ -1,0 +1,210 @@
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+use serde_json::{Value, json};
+
+use super::{BindMount, GuestSpec, for_guest, process_for_guest};
+use crate::{ErrorKind, SandboxError};
+
+/// Merges `patch` into a small complete configuration.
+fn rewritten(patch: Value) -> Result<GuestSpec, SandboxError> {
+    let mut spec = json!({
+        "ociVersion": "1.1.0",
+        "root": {"path": "rootfs"},
+        "process": {"cwd": "/", "args": ["true"], "user": {"uid": 0, "gid": 0}},
+    });
+    for (key, value) in patch.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    let spec: Spec = serde_json::from_value(spec).unwrap();
+    for_guest(spec, "web", Path::new("/bundle"), false)
+}
+
+fn as_json(guest: &GuestSpec) -> Value {
+    serde_json::to_value(&guest.spec).unwrap()
+}
+
+#[test]
+fn the_root_is_in_the_shared_directory() {
+    for (root, host, read_only) in [
+        (json!({"path": "rootfs"}), "/bundle/rootfs", json!(null)),
+        (
+            json!({"path": "/var/lib/merged", "readonly": true}),
+            "/var/lib/merged",
+            json!(true),
+        ),
+    ] {
+        let guest = rewritten(json!({ "root": root })).unwrap();
+        assert_eq!(guest.host_root, PathBuf::from(host));
+        let root = &as_json(&guest)["root"];
+        assert_eq!(root["path"], "/run/caisson/shared/web/rootfs");
+        assert_eq!(root["readonly"], read_only);
+    }
+}
+
+#[test]
+fn sources_of_bind_mounts_are_replaced_and_the_rest_is_left_alone() {
+    let guest = rewritten(json!({"mounts": [
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/a", "type": "bind", "source": "/host/a", "options": ["rbind", "ro"]},
+        {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["mode=1777"]},
+        {"destination": "/b", "type": "none", "source": "b", "options": ["bind", "ro", "rw", "rslave"]},
+        {"destination": "/c", "type": "bind", "source": "/host/c"},
+    ]}))
+    .unwrap();
+    let bind = |source: &str, destination: &str| BindMount {
+        source: source.into(),
+        destination: destination.into(),
+        recursive: false,
+        read_only: false,
+        follow_host: false,
+    };
+    assert_eq!(
+        guest.binds,
+        [
+            BindMount {
+                recursive: true,
+                read_only: true,
+                ..bind("/host/a", "/a")
+            },
+            BindMount {
+                follow_host: true,
+                ..bind("/bundle/b", "/b")
+            },
+            bind("/host/c", "/c"),
+        ]
+    );
+    let mounts = &as_json(&guest)["mounts"];
+    assert_eq!(mounts[0]["source"], "proc");
+    assert_eq!(mounts[1]["source"], "/run/caisson/shared/web/mounts/0");
+    assert_eq!(mounts[1]["options"], json!(["rbind", "ro"]));
+    assert_eq!(
+        mounts[2],
+        json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["mode=1777"]})
+    );
+    assert_eq!(mounts[3]["source"], "/run/caisson/shared/web/mounts/1");
+    assert_eq!(mounts[4]["source"], "/run/caisson/shared/web/mounts/2");
+}
+
+#[test]
+fn what_belongs_to_the_host_is_dropped() {
+    let guest = rewritten(json!({
+        "process": {
+            "cwd": "/", "args": ["true"], "user": {"uid": 7, "gid": 8},
+            "apparmorProfile": "docker-default", "selinuxLabel": "a:b:c",
+            "oomScoreAdj": 500, "noNewPrivileges": true,
+        },
+        "hooks": {"createRuntime": [{"path": "/usr/bin/nvidia-hook"}]},
+        "linux": {
+            "namespaces": [
+                {"type": "pid"},
+                {"type": "network", "path": "/var/run/netns/cni-1"},
+                {"type": "ipc", "path": "/proc/42/ns/ipc"},
+            ],
+            "mountLabel": "a:b:c",
+            "intelRdt": {"closID": "x"},
+            "cgroupsPath": "kubepods-besteffort.slice:cri:0123",
+            "seccomp": {"defaultAction": "SCMP_ACT_ALLOW"},
+            "sysctl": {"net.ipv4.ip_forward": "1"},
+            "maskedPaths": ["/proc/kcore"],
+            "resources": {
+                "memory": {"limit": 1048576},
+                "cpu": {"quota": 1000, "period": 2000, "cpus": "7", "mems": "1"},
+                "blockIO": {"weight": 10, "throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 1}]},
+                "pids": {"limit": 5},
+                "devices": [{"allow": false, "access": "rwm"}],
+            },
+        },
+    }))
+    .unwrap();
+    let spec = as_json(&guest);
+    assert_eq!(spec.get("hooks"), None);
+    let process = &spec["process"];
+    assert_eq!(process.get("apparmorProfile"), None);
+    assert_eq!(process.get("selinuxLabel"), None);
+    assert_eq!(process["oomScoreAdj"], 500);
+    assert_eq!(process["noNewPrivileges"], true);
+    assert_eq!(process["user"]["uid"], 7);
+    assert_eq!(process["terminal"], false);
+    let linux = &spec["linux"];
+    assert_eq!(
+        linux["namespaces"],
+        json!([{"type": "pid"}, {"type": "network"}, {"type": "ipc"}])
+    );
+    assert_eq!(linux["cgroupsPath"], "/web");
+    assert_eq!(linux.get("mountLabel"), None);
+    assert_eq!(linux.get("intelRdt"), None);
+    assert_eq!(linux["seccomp"]["defaultAction"], "SCMP_ACT_ALLOW");
+    assert_eq!(linux["sysctl"]["net.ipv4.ip_forward"], "1");
+    assert_eq!(linux["maskedPaths"], json!(["/proc/kcore"]));
+    let resources = &linux["resources"];
+    assert_eq!(resources["memory"]["limit"], 1_048_576);
+    assert_eq!(resources["cpu"], json!({"quota": 1000, "period": 2000}));
+    assert_eq!(resources["blockIO"], json!({"weight": 10}));
+    assert_eq!(resources["pids"]["limit"], 5);
+    assert_eq!(resources["devices"][0]["allow"], false);
+}
+
+#[test]
+fn only_devices_that_every_kernel_has_are_passed_on() {
+    let guest = rewritten(json!({"linux": {"devices": [
+        {"path": "/dev/null", "type": "c", "major": 1, "minor": 3},
+        {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229},
+        {"path": "/dev/kvm", "type": "c", "major": 10, "minor": 232},
+        {"path": "/dev/ram3", "type": "b", "major": 1, "minor": 3},
+        {"path": "/dev/sda", "type": "b", "major": 8, "minor": 0},
+    ]}}))
+    .unwrap();
+    let paths: Vec<_> = as_json(&guest)["linux"]["devices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|device| device["path"].clone())
+        .collect();
+    assert_eq!(paths, ["/dev/null", "/dev/fuse"]);
+}
+
+#[test]
+fn a_configuration_that_cannot_run_is_refused() {
+    let user = json!({"uid": 0, "gid": 0});
+    for (patch, word) in [
+        (json!({"process": null}), "`process`"),
+        (json!({"root": null}), "`root`"),
+        (
+            json!({"process": {"cwd": "/", "args": [], "user": user}}),
+            "process.args",
+        ),
+        (
+            json!({"process": {"cwd": "/", "user": user}}),
+            "process.args",
+        ),
+        (
+            json!({"process": {"cwd": "tmp", "args": ["true"], "user": user}}),
+            "process.cwd",
+        ),
+        (
+            json!({"mounts": [{"destination": "/data", "type": "bind"}]}),
+            "/data has no source",
+        ),
+    ] {
+        let error = rewritten(patch).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.to_string().contains(word), "{error}");
+    }
+}
+
+#[test]
+fn an_exec_loses_its_labels_and_needs_a_program() {
+    let process = |args: Value| {
+        serde_json::from_value(json!({
+            "cwd": "/", "args": args, "user": {"uid": 1, "gid": 1}, "terminal": true,
+            "apparmorProfile": "docker-default", "selinuxLabel": "a:b:c",
+        }))
+        .unwrap()
+    };
+    let guest = serde_json::to_value(process_for_guest(process(json!(["sh"]))).unwrap()).unwrap();
+    assert_eq!(guest.get("apparmorProfile"), None);
+    assert_eq!(guest.get("selinuxLabel"), None);
+    assert_eq!(guest["terminal"], true);
+    process_for_guest(process(json!([]))).unwrap_err();
+}
