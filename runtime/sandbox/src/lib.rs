@@ -13,6 +13,7 @@ mod error;
 mod guest_text;
 mod identifier;
 mod kernel_check;
+mod mounts;
 mod request;
 mod sandbox;
 mod sizing;
@@ -23,9 +24,10 @@ pub use config::{
     CONFIG_VARIABLE, Config, ConfigError, DEFAULT_CONFIG, MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB,
 };
 pub use error::{ErrorKind, SandboxError};
+pub use mounts::enter_mount_namespace;
 pub use request::{
     CreateContainer, CreateExec, ProcessExit, ProcessId, ProcessStreams, RootMount, SandboxOptions,
 };
-pub use sandbox::{Sandbox, clean_up, enter_mount_namespace};
+pub use sandbox::{Sandbox, clean_up};
 pub use sizing::VmSize;
 pub use vm_end::{VmEnd, VmEndKind};

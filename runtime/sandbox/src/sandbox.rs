@@ -165,16 +165,6 @@ impl Sandbox {
     pub async fn stop(&self) {}
 }
 
-/// Gives the calling process a mount namespace of its own in which mounts of the host still
-/// appear (`rslave`), but whose own mounts the host does not see. They vanish with the process.
-/// Call it first thing in `main`, before there is a second thread.
-///
-/// # Errors
-/// Fails without `CAP_SYS_ADMIN`.
-pub fn enter_mount_namespace() -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
 /// Cleans up after a sandbox whose process is gone: kills the VMM and the file server recorded in
 /// `state_dir` (after comparing their start times), unmounts what is mounted below it and removes
 /// it. Idempotent. Returns the process id of the VMM if one was recorded.

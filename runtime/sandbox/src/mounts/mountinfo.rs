@@ -1,0 +1,65 @@
+//! What is mounted below a directory (proc_pid_mountinfo(5)).
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+/// The mount points at or below `directory` in this mount namespace, in the order in which they
+/// were mounted.
+pub(super) fn below(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    Ok(parse(&fs::read("/proc/thread-self/mountinfo")?, directory))
+}
+
+fn parse(mountinfo: &[u8], directory: &Path) -> Vec<PathBuf> {
+    mountinfo
+        .split(|&byte| byte == b'\n')
+        .filter_map(|line| line.split(|&byte| byte == b' ').nth(4))
+        .map(|field| PathBuf::from(OsString::from_vec(unescape(field))))
+        .filter(|mount_point| mount_point.starts_with(directory))
+        .collect()
+}
+
+/// The kernel writes space, tab, newline and backslash as three octal digits.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, after)) = rest.split_first() {
+        let octal = after
+            .get(..3)
+            .filter(|_| byte == b'\\')
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        if let Some(value) = octal {
+            bytes.push(value);
+            rest = after.get(3..).unwrap_or_default();
+        } else {
+            bytes.push(byte);
+            rest = after;
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::parse;
+
+    #[test]
+    fn mount_points_below_a_directory_are_found_by_component() {
+        let text = b"1 0 8:1 / / rw - ext4 /dev/root rw\n\
+            2 1 0:5 / /run/caisson/a rw shared:1 - tmpfs none rw\n\
+            3 2 0:6 / /run/caisson/a/b\\040c\\134 rw - tmpfs none rw\n\
+            4 1 0:7 / /run/caisson/ab rw - tmpfs none rw\n\
+            garbage\n";
+        assert_eq!(
+            parse(text, Path::new("/run/caisson/a")),
+            [
+                PathBuf::from("/run/caisson/a"),
+                PathBuf::from("/run/caisson/a/b c\\")
+            ]
+        );
+    }
+}
