@@ -13,5 +13,8 @@
 #![deny(missing_docs)]
 
 mod devices;
+mod events;
+mod io_thread;
 mod memory;
+mod pci;
 mod virtio;

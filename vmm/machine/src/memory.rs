@@ -69,10 +69,10 @@ pub(crate) enum MemoryError {
     Region(#[from] MmapRegionError),
 }
 
-/// The guest's RAM, mapped into this process until the value is dropped.
+/// The guest's RAM, mapped into this process.
 ///
-/// Share it as `Arc<GuestRam>`. The map it dereferences to must not be cloned: a clone would refer
-/// to the mappings without keeping them.
+/// Dropping it gives the pages back to the host but keeps the addresses: whoever still holds a
+/// clone of the map it dereferences to reads zeros, not the memory of somebody else.
 #[derive(Debug)]
 pub(crate) struct GuestRam {
     regions: GuestMemoryMmap<()>,
@@ -160,48 +160,48 @@ fn sealed_memfd(bytes: u64) -> Result<File, MemoryError> {
     make().map_err(|source| MemoryError::File { bytes, source })
 }
 
-/// Address space that belongs to guest memory, given back on drop.
+/// Mapped RAM: its pages are given back on drop, its address never.
 #[derive(Debug)]
 struct Mapping {
     address: *mut libc::c_void,
     length: usize,
 }
 
-// SAFETY: the pointer is only an address to unmap; nothing is read or written through it.
+// SAFETY: the pointer is only an address for madvise; nothing is read or written through it.
 unsafe impl Send for Mapping {}
 // SAFETY: as above, and there is no method that takes `&self`.
 unsafe impl Sync for Mapping {}
 
-impl Mapping {
-    /// Reserves address space without access to it.
-    fn reserve(length: usize) -> Result<Self, MemoryError> {
-        // SAFETY: a new mapping at an address chosen by the kernel touches nothing that exists.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                length,
-                libc::PROT_NONE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if address == libc::MAP_FAILED {
-            return Err(MemoryError::Reserve {
-                bytes: length,
-                source: io::Error::last_os_error(),
-            });
-        }
-        Ok(Self { address, length })
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // The first fits shared memory and fails for private, for which the second is enough.
+        // SAFETY: the range belongs to this value and stays mapped; the pages become zeros.
+        unsafe { libc::madvise(self.address, self.length, libc::MADV_REMOVE) };
+        // SAFETY: as above.
+        unsafe { libc::madvise(self.address, self.length, libc::MADV_DONTNEED) };
     }
 }
 
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: `reserve` made this range and only this value knows it; the regions inside it
-        // are dropped together with it, as fields of one `GuestRam`.
-        unsafe { libc::munmap(self.address, self.length) };
+/// Reserves address space without access to it.
+fn reserve(length: usize) -> Result<*mut libc::c_void, MemoryError> {
+    // SAFETY: a new mapping at an address chosen by the kernel touches nothing that exists.
+    let address = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            length,
+            libc::PROT_NONE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    if address == libc::MAP_FAILED {
+        return Err(MemoryError::Reserve {
+            bytes: length,
+            source: io::Error::last_os_error(),
+        });
     }
+    Ok(address)
 }
 
 /// Maps one region at a host address aligned to [`HUGE_PAGE`].
@@ -216,9 +216,9 @@ fn map_region(
         .ok_or(MemoryError::Size(length as u64 >> 20))?;
     // What is reserved beyond the region stays without access, on both sides: a stray access next
     // to guest memory faults instead of hitting something else.
-    let reservation = Mapping::reserve(reserved)?;
-    let padding = reservation.address.align_offset(HUGE_PAGE);
-    let address = reservation.address.wrapping_byte_add(padding);
+    let reservation = reserve(reserved)?;
+    let padding = reservation.align_offset(HUGE_PAGE);
+    let address = reservation.wrapping_byte_add(padding);
     let (sharing, fd, offset) = match &file {
         None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0),
         Some(file) => (
@@ -252,11 +252,17 @@ fn map_region(
     if let Some(file) = file {
         builder = builder.with_file_offset(file);
     }
-    // SAFETY: the range is mapped with these flags for as long as `reservation` lives.
+    // SAFETY: the range is mapped with these flags and nobody ever unmaps it.
     let builder = unsafe { builder.with_raw_mmap_pointer(mapped.cast()) };
     let region = GuestRegionMmap::new(builder.build()?, GuestAddress(start))
         .ok_or(MemoryError::Size(start >> 20))?;
-    Ok((region, reservation))
+    Ok((
+        region,
+        Mapping {
+            address: mapped,
+            length,
+        },
+    ))
 }
 
 #[cfg(test)]

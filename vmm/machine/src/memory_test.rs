@@ -78,3 +78,14 @@ fn a_size_beyond_all_addresses_is_refused() {
         Err(MemoryError::Size(found)) if found == mib
     ));
 }
+
+#[test]
+fn dropping_it_gives_the_pages_back_and_leaves_no_dangling_address() {
+    for backing in [Backing::Private, Backing::Shared] {
+        let ram = GuestRam::new(64, backing).unwrap();
+        let clone = vm_memory::GuestMemoryMmap::clone(&ram);
+        ram.write_obj(7u64, GuestAddress(0x1000)).unwrap();
+        drop(ram);
+        assert_eq!(clone.read_obj::<u64>(GuestAddress(0x1000)).unwrap(), 0);
+    }
+}

@@ -3,5 +3,8 @@
 pub(crate) mod chain;
 pub(crate) mod device;
 pub(crate) mod interrupt;
+#[cfg(test)]
+pub(crate) mod mock_driver;
 pub(crate) mod pci;
 pub(crate) mod queue;
+pub(crate) mod runner;

@@ -35,6 +35,19 @@ impl QueueInterrupt {
         }
     }
 
+    /// Whether a signal waits. Only to be asked while nobody listens to the descriptor.
+    pub(crate) fn is_pending(&self) -> bool {
+        match self.0.read() {
+            Ok(signals) => {
+                // Looking takes the signals away; they are put back, and one that came meanwhile
+                // adds to them.
+                let _ = self.0.write(signals);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
     /// The descriptor, for those who signal from another process.
     pub(crate) fn event_fd(&self) -> &EventFd {
         &self.0

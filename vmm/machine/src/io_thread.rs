@@ -1,0 +1,185 @@
+//! The thread that runs all devices: one level-triggered epoll loop.
+//!
+//! It owns the devices from activation to stop, so that they need no locks. Others reach it by
+//! commands; who stops a device waits until it is back.
+
+mod slots;
+mod wait_context;
+
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use caisson_control::DeviceStatistics;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use self::slots::Slots;
+use self::wait_context::{Token, WaitContext};
+use crate::events::EventSender;
+use crate::virtio::device::{Device, DeviceKind};
+use crate::virtio::runner::{DeviceRunner, Job};
+
+/// Stack of the thread. Devices keep buffers of a few KiB on it.
+const STACK_SIZE: usize = 256 * 1024;
+
+/// Handle to the thread, which is started when the first device is activated.
+pub(crate) struct IoThread {
+    kinds: Vec<DeviceKind>,
+    events: EventSender,
+    commands: Mutex<Option<Commands>>,
+}
+
+/// The way to a running thread.
+struct Commands {
+    sender: Sender<Command>,
+    wake: Arc<EventFd>,
+}
+
+enum Command {
+    Start(Job),
+    Stop {
+        place: usize,
+        reply: SyncSender<Option<Box<dyn Device>>>,
+    },
+    Statistics {
+        reply: SyncSender<Vec<DeviceStatistics>>,
+    },
+}
+
+impl IoThread {
+    /// A thread for devices of these kinds, the place of each being its index.
+    pub(crate) fn new(kinds: Vec<DeviceKind>, events: EventSender) -> Self {
+        Self {
+            kinds,
+            events,
+            commands: Mutex::new(None),
+        }
+    }
+
+    /// Counters of all devices, in the order of their places.
+    pub(crate) fn statistics(&self) -> Vec<DeviceStatistics> {
+        let (reply, answer) = std::sync::mpsc::sync_channel(1);
+        let running = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = running.as_ref().and_then(|commands| {
+            commands.send(Command::Statistics { reply });
+            answer.recv().ok()
+        });
+        answer.unwrap_or_else(|| {
+            let idle = |kind: &DeviceKind| DeviceStatistics {
+                device: kind.name().to_owned(),
+                ..DeviceStatistics::default()
+            };
+            self.kinds.iter().map(idle).collect()
+        })
+    }
+
+    /// Starts the thread.
+    fn launch(&self) -> io::Result<Commands> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let wake = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+        let wait = WaitContext::new()?;
+        wait.add(&wake, Token::Command)?;
+        let worker = Worker {
+            slots: Slots::new(&self.kinds, self.events.clone(), wait),
+            commands: receiver,
+            wake: Arc::clone(&wake),
+        };
+        let events = self.events.clone();
+        std::thread::Builder::new()
+            .name("io".to_owned())
+            .stack_size(STACK_SIZE)
+            .spawn(move || {
+                if let Err(error) = worker.run() {
+                    events.fail(format!("io thread: {error}"));
+                }
+            })?;
+        Ok(Commands { sender, wake })
+    }
+}
+
+impl Commands {
+    fn send(&self, command: Command) {
+        // Fails only when the thread has ended, of which the control thread knows from the thread
+        // itself; a reply that never comes shows up as a closed channel.
+        let _ = self.sender.send(command);
+        let _ = self.wake.write(1);
+    }
+}
+
+impl DeviceRunner for IoThread {
+    fn start(&self, job: Job) {
+        let mut running = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.is_none() {
+            match self.launch() {
+                Ok(commands) => *running = Some(commands),
+                Err(error) => self
+                    .events
+                    .fail(format!("cannot start the thread for devices: {error}")),
+            }
+        }
+        if let Some(commands) = running.as_ref() {
+            commands.send(Command::Start(job));
+        }
+    }
+
+    fn stop(&self, place: usize) -> Option<Box<dyn Device>> {
+        let (reply, answer) = std::sync::mpsc::sync_channel(1);
+        self.commands
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()?
+            .send(Command::Stop { place, reply });
+        answer.recv().ok().flatten()
+    }
+}
+
+/// What runs on the thread.
+struct Worker {
+    slots: Slots,
+    commands: Receiver<Command>,
+    wake: Arc<EventFd>,
+}
+
+impl Worker {
+    /// Runs until the handle is gone.
+    fn run(mut self) -> io::Result<()> {
+        let mut ready = Vec::new();
+        loop {
+            self.slots.wait(&mut ready)?;
+            for token in ready.drain(..) {
+                match token {
+                    Token::Command => {
+                        // Only fails when there is nothing to read.
+                        let _ = self.wake.read();
+                        loop {
+                            match self.commands.try_recv() {
+                                Ok(command) => self.obey(command),
+                                Err(std::sync::mpsc::TryRecvError::Empty) => break,
+                                Err(std::sync::mpsc::TryRecvError::Disconnected) => return Ok(()),
+                            }
+                        }
+                    }
+                    Token::Queue { place, index } => self.slots.on_queue(place, index),
+                    Token::Device { place, token } => self.slots.on_ready(place, token),
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        // Whoever asked may have gone; then nobody misses the reply.
+        match command {
+            Command::Start(job) => self.slots.start(job),
+            Command::Stop { place, reply } => {
+                let _ = reply.send(self.slots.stop(place));
+            }
+            Command::Statistics { reply } => {
+                let _ = reply.send(self.slots.statistics());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "io_thread_test.rs"]
+mod tests;

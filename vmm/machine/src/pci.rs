@@ -1,0 +1,27 @@
+//! The PCI bus: one bus, functions with one memory BAR each, message-signalled interrupts only.
+//!
+//! Configuration space is reached through the ports 0xCF8 and 0xCFC (PCI Local Bus 3.0 §3.2.2.3.2).
+//! BARs are assigned before the guest starts, as a firmware would; the guest may move them.
+
+pub(crate) mod config_space;
+pub(crate) mod host_bridge;
+pub(crate) mod msix;
+pub(crate) mod pvpanic;
+pub(crate) mod root;
+
+/// A function on the bus. The bus calls it with accesses that the guest made, of any content.
+pub(crate) trait Function: Send {
+    /// Reads the configuration space. `offset + data.len()` is at most 256 and the access does not
+    /// cross a multiple of four.
+    fn config_read(&mut self, offset: u8, data: &mut [u8]);
+    /// Writes the configuration space, with the same bounds.
+    fn config_write(&mut self, offset: u8, data: &[u8]);
+    /// Where the BAR is decoded, if it is: start and length.
+    fn bar(&self) -> Option<(u64, u64)>;
+    /// Reads inside the BAR. `offset + data.len()` is at most the length of the BAR.
+    fn bar_read(&mut self, offset: u64, data: &mut [u8]);
+    /// Writes inside the BAR, with the same bounds.
+    fn bar_write(&mut self, offset: u64, data: &[u8]);
+    /// Prepares for the end of the machine: whatever the function runs is stopped and drained.
+    fn shut_down(&mut self) {}
+}

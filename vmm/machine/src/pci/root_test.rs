@@ -1,0 +1,164 @@
+use std::sync::{Arc, Mutex};
+
+use super::super::Function;
+use super::super::host_bridge::HostBridge;
+use super::{ADDRESS_PORT, DATA_PORT, MAX_FUNCTIONS, PciRoot, WINDOW};
+
+/// Notes what reaches it.
+struct Probe {
+    bar: Option<(u64, u64)>,
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+impl Function for Probe {
+    fn config_read(&mut self, offset: u8, data: &mut [u8]) {
+        self.note(format!("config read {offset:#x} {}", data.len()));
+        data.fill(0x11);
+    }
+    fn config_write(&mut self, offset: u8, data: &[u8]) {
+        self.note(format!("config write {offset:#x} {data:x?}"));
+    }
+    fn bar(&self) -> Option<(u64, u64)> {
+        self.bar
+    }
+    fn bar_read(&mut self, offset: u64, data: &mut [u8]) {
+        self.note(format!("read {offset:#x} {}", data.len()));
+        data.fill(0x22);
+    }
+    fn bar_write(&mut self, offset: u64, data: &[u8]) {
+        self.note(format!("write {offset:#x} {data:x?}"));
+    }
+}
+
+impl Probe {
+    fn note(&self, what: String) {
+        self.seen.lock().unwrap().push(what);
+    }
+}
+
+/// A bus with the host bridge in slot 0 and a probe in slot 1.
+fn bus() -> (PciRoot, Arc<Mutex<Vec<String>>>) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let mut root = PciRoot::new();
+    root.add(Box::new(HostBridge::new())).unwrap();
+    root.add(Box::new(Probe {
+        bar: Some((0xc000_1000, 0x1000)),
+        seen: Arc::clone(&seen),
+    }))
+    .unwrap();
+    (root, seen)
+}
+
+fn select(root: &mut PciRoot, address: u32) {
+    root.port_write(ADDRESS_PORT, &address.to_le_bytes());
+}
+
+#[test]
+fn the_host_bridge_answers_in_slot_0() {
+    let (mut root, _) = bus();
+    select(&mut root, 0x8000_0008);
+    let mut class = [0; 2];
+    root.port_read(DATA_PORT + 2, &mut class);
+    assert_eq!(class, [0x00, 0x06]);
+}
+
+#[test]
+fn reads_of_any_size_and_place_inside_the_data_register_arrive() {
+    let (mut root, seen) = bus();
+    select(&mut root, 0x8000_0840);
+    for (byte, length) in [(0, 1), (1, 1), (2, 1), (3, 1), (0, 2), (1, 2), (2, 2), (0, 4)] {
+        let mut data = vec![0; length];
+        root.port_read(DATA_PORT + byte, &mut data);
+        assert_eq!(data, vec![0x11; length]);
+        assert_eq!(
+            seen.lock().unwrap().pop().unwrap(),
+            format!("config read {:#x} {length}", 0x40 + byte)
+        );
+    }
+}
+
+#[test]
+fn accesses_that_leave_the_data_register_do_not_arrive() {
+    let (mut root, seen) = bus();
+    select(&mut root, 0x8000_0840);
+    for (byte, length) in [(3, 2), (1, 4), (2, 4), (0, 8), (0, 4096)] {
+        let mut data = vec![0; length];
+        root.port_read(DATA_PORT + byte, &mut data);
+        assert!(data.iter().all(|byte| *byte == 0xff));
+        root.port_write(DATA_PORT + byte, &data);
+    }
+    assert!(seen.lock().unwrap().is_empty());
+}
+
+#[test]
+fn what_does_not_exist_reads_as_all_ones() {
+    let (mut root, seen) = bus();
+    let nowhere = [
+        0x0000_0800, // not enabled
+        0x8000_1000, // slot 2
+        0x8000_0900, // function 1 of slot 1
+        0x8001_0800, // bus 1
+        0x8000_f800, // slot 31
+    ];
+    for address in nowhere {
+        select(&mut root, address);
+        let mut data = [0; 4];
+        root.port_read(DATA_PORT, &mut data);
+        assert_eq!(data, [0xff; 4], "{address:#x}");
+        root.port_write(DATA_PORT, &data);
+    }
+    assert!(seen.lock().unwrap().is_empty());
+}
+
+#[test]
+fn the_address_register_takes_32_bits_only() {
+    let (mut root, _) = bus();
+    select(&mut root, 0x8000_0840);
+    root.port_write(ADDRESS_PORT, &[0]);
+    root.port_write(ADDRESS_PORT + 1, &[6]); // the reset control register of some chipsets
+    root.port_write(ADDRESS_PORT, &[0; 8]);
+    let mut data = [0; 4];
+    root.port_read(ADDRESS_PORT, &mut data);
+    assert_eq!(u32::from_le_bytes(data), 0x8000_0840);
+}
+
+#[test]
+fn memory_goes_to_the_bar_that_holds_the_whole_access() {
+    let (mut root, seen) = bus();
+    let mut data = [0; 4];
+    root.memory_read(0xc000_1ffc, &mut data);
+    assert_eq!(data, [0x22; 4]);
+    root.memory_write(0xc000_1000, &[1, 2]);
+    assert_eq!(
+        *seen.lock().unwrap(),
+        ["read 0xffc 4", "write 0x0 [1, 2]"]
+    );
+    seen.lock().unwrap().clear();
+
+    for address in [0xc000_0ffe, 0xc000_1ffe, 0xc000_2000, 0, u64::MAX - 1] {
+        root.memory_read(address, &mut data);
+        assert_eq!(data, [0xff; 4], "{address:#x}");
+        root.memory_write(address, &data);
+    }
+    assert!(seen.lock().unwrap().is_empty());
+}
+
+#[test]
+fn bars_are_aligned_to_their_size_and_end_with_the_window() {
+    let mut root = PciRoot::new();
+    assert_eq!(root.allocate_bar(0x1000).unwrap(), WINDOW.start);
+    assert_eq!(root.allocate_bar(0x8000).unwrap(), WINDOW.start + 0x8000);
+    assert!(root.allocate_bar(1 << 30).is_err());
+    let quarter = 1 << 28;
+    while root.allocate_bar(quarter).is_ok() {}
+    assert!(root.next_bar <= WINDOW.end);
+}
+
+#[test]
+fn the_thirty_third_function_does_not_fit() {
+    let mut root = PciRoot::new();
+    for _ in 0..MAX_FUNCTIONS {
+        root.add(Box::new(HostBridge::new())).unwrap();
+    }
+    assert!(root.add(Box::new(HostBridge::new())).is_err());
+}
