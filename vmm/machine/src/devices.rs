@@ -1,1 +1,5 @@
 //! The virtio devices.
+
+pub(crate) mod fs;
+pub(crate) mod rng;
+pub(crate) mod vsock;

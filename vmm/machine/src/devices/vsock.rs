@@ -1,1 +1,384 @@
-//! Socket device (virtio 1.3 §5.10).
+//! Socket device (virtio 1.3 §5.10), stream sockets only.
+//!
+//! The host's end of every connection is one end of a socketpair: nothing listens on the host, and
+//! the device opens nothing. The host connects to the guest by handing in a socket
+//! ([`VsockConnector::connect`]); when the guest connects to the host, the device makes a pair and
+//! gives one end away ([`VsockEvents::guest_connected`]).
+//!
+//! ```text
+//!   guest ── transmit queue ──▶ Table::on_packet ──▶ Connection ──▶ socket (or its backlog)
+//!   guest ◀── receive queue ─── fill_receive_queue ◀── Connection ◀── socket
+//! ```
+//!
+//! Data goes between guest memory and the sockets without a copy, as long as a socket takes what
+//! the guest sends; what it does not take waits in a backlog that the credit granted to the guest
+//! bounds.
+
+mod connection;
+mod credit;
+mod packet;
+mod socket;
+mod table;
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use self::packet::{HEADER_SIZE, op};
+use self::table::{MAX_CONNECTIONS, Table, Token, Work};
+use crate::virtio::chain::Chain;
+use crate::virtio::device::{
+    ActivateResult, Activation, Device, DeviceFault, DeviceKind, Interest, QueuePosition, Running,
+    Watch,
+};
+use crate::virtio::queue::{DeviceQueue, QueueError};
+
+/// Queue indices (virtio 1.3 §5.10.2).
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
+const EVENT: usize = 2;
+
+/// Linux fills the receive queue with buffers of 4 KiB each: 128 of them cost the guest 512 KiB and
+/// hold what a socket of the host holds at most. It keeps 8 buffers in the event queue.
+const QUEUE_SIZES: [u16; 3] = [128, 128, 8];
+
+/// `VIRTIO_VSOCK_F_STREAM`.
+const FEATURE_STREAM: u64 = 1 << 0;
+
+/// The token of the descriptor by which [`VsockConnector`] wakes the io thread.
+const CONNECTOR: Token = 0;
+
+/// What the device tells the host. Called on the io thread: must not block.
+pub(crate) trait VsockEvents: Send + Sync {
+    /// The guest connected to `port` of the host; `stream` is the host's end. Closing it ends the
+    /// connection.
+    fn guest_connected(&self, port: u32, stream: UnixStream);
+    /// The guest answered the [`VsockConnector::connect`] with this number, or never will.
+    fn connect_finished(&self, request: u64, accepted: bool);
+}
+
+/// Opens connections to the guest, from any thread.
+#[derive(Clone)]
+pub(crate) struct VsockConnector(Arc<Requests>);
+
+/// Connections that the host asks for, on their way to the io thread.
+struct Requests {
+    waiting: Mutex<VecDeque<Request>>,
+    wake: EventFd,
+    events: Arc<dyn VsockEvents>,
+}
+
+struct Request {
+    id: u64,
+    port: u32,
+    stream: UnixStream,
+}
+
+impl Requests {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Request>> {
+        // A panic elsewhere does not make a queue of requests wrong.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> VecDeque<Request> {
+        let _ = self.wake.read();
+        std::mem::take(&mut *self.waiting())
+    }
+}
+
+impl VsockConnector {
+    /// Connects `stream`, the host's end, to `port` of the guest. The answer comes by
+    /// [`VsockEvents::connect_finished`] with `request`: at once, on this thread, when too many
+    /// are waiting; otherwise from the io thread. Until the guest's driver has started the device,
+    /// requests wait for it.
+    pub(crate) fn connect(&self, request: u64, port: u32, stream: UnixStream) {
+        let mut waiting = self.0.waiting();
+        if waiting.len() >= MAX_CONNECTIONS {
+            drop(waiting);
+            self.0.events.connect_finished(request, false);
+            return;
+        }
+        waiting.push_back(Request {
+            id: request,
+            port,
+            stream,
+        });
+        drop(waiting);
+        // Only fails when the counter is full, and then the io thread is woken anyway.
+        let _ = self.0.wake.write(1);
+    }
+}
+
+/// The socket device before activation.
+pub(crate) struct Vsock {
+    guest_cid: u64,
+    requests: Arc<Requests>,
+    /// Requests served before the last reset.
+    served: u64,
+}
+
+impl Vsock {
+    /// Makes the device for a guest with this context id, 3 or more, and the way to connect to it.
+    ///
+    /// # Errors
+    /// Fails when the process has no descriptors left.
+    pub(crate) fn new(
+        guest_cid: u32,
+        events: Arc<dyn VsockEvents>,
+    ) -> io::Result<(Self, VsockConnector)> {
+        let requests = Arc::new(Requests {
+            waiting: Mutex::default(),
+            wake: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+            events,
+        });
+        let device = Self {
+            guest_cid: u64::from(guest_cid),
+            requests: Arc::clone(&requests),
+            served: 0,
+        };
+        Ok((device, VsockConnector(requests)))
+    }
+}
+
+impl Device for Vsock {
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Vsock
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn features(&self) -> u64 {
+        FEATURE_STREAM
+    }
+
+    fn config(&self) -> Vec<u8> {
+        self.guest_cid.to_le_bytes().to_vec()
+    }
+
+    fn activate(self: Box<Self>, activation: Activation) -> ActivateResult {
+        let mut queues = activation.queues.into_iter();
+        let mut next = || queues.next().flatten();
+        let (receive, transmit, event) = (next(), next(), next());
+        let Some(receive) = receive else {
+            return Err((self, DeviceFault::QueueMissing(RECEIVE)));
+        };
+        let Some(transmit) = transmit else {
+            return Err((self, DeviceFault::QueueMissing(TRANSMIT)));
+        };
+        // Its only event tells of a transport reset after migration or restore. Until there is
+        // one, the guest's buffers stay where they are.
+        let Some(event) = event else {
+            return Err((self, DeviceFault::QueueMissing(EVENT)));
+        };
+        let table = Table::new(self.guest_cid, Arc::clone(&self.requests.events));
+        Ok(Box::new(RunningVsock {
+            device: *self,
+            receive,
+            transmit,
+            event,
+            table,
+        }))
+    }
+}
+
+/// The socket device at work.
+struct RunningVsock {
+    device: Vsock,
+    receive: DeviceQueue,
+    transmit: DeviceQueue,
+    event: DeviceQueue,
+    table: Table,
+}
+
+impl RunningVsock {
+    fn take_transmit_queue(&mut self) -> Result<(), DeviceFault> {
+        let table = &mut self.table;
+        self.transmit
+            .serve(|chain| table.on_packet(chain).map(|()| 0))
+            .map_err(|error: QueueError| error.on(TRANSMIT))
+    }
+
+    /// Sends what there is to send, as far as the guest has buffers for it.
+    fn fill_receive_queue(&mut self) -> Result<Interest, DeviceFault> {
+        self.try_fill_receive_queue()
+            .map_err(|error| error.on(RECEIVE))?;
+        Ok(if self.table.take_watches_changed() {
+            Interest::Changed
+        } else {
+            Interest::Same
+        })
+    }
+
+    fn try_fill_receive_queue(&mut self) -> Result<(), QueueError> {
+        self.receive.disable_notification()?;
+        // As for the transmit queue: a guest that gives buffers as fast as they are filled must not
+        // keep the io thread here.
+        for _ in 0..self.receive.settings().size {
+            let Some(work) = self.table.work() else {
+                return self.receive.signal_used();
+            };
+            // Buffers that come while there is nothing to send need no notification; they matter
+            // only once one is missing.
+            while !self.send(work)? {
+                if !self.receive.enable_notification()? {
+                    return self.receive.signal_used();
+                }
+            }
+        }
+        // Only fails when the counter is full, and then the queue is notified anyway.
+        let _ = self.receive.kick().write(1);
+        self.receive.signal_used()
+    }
+
+    /// Does one piece of work; false when the guest has no buffer for it.
+    fn send(&mut self, work: Work) -> Result<bool, QueueError> {
+        let header = match work {
+            Work::Data(token, room) => return self.send_data(token, room),
+            Work::Reset(header) => header,
+            Work::Control(token, op, flags) => {
+                let Some(chain) = self.receive.pop()? else {
+                    return Ok(false);
+                };
+                if let Some(connection) = self.table.get_mut(token) {
+                    let header = connection.header(self.device.guest_cid, op, flags, 0);
+                    chain.writer().write_object(&header)?;
+                }
+                self.table.served(token);
+                self.receive.complete(chain, HEADER_SIZE as u32)?;
+                return Ok(true);
+            }
+        };
+        let Some(chain) = self.receive.pop()? else {
+            return Ok(false);
+        };
+        chain.writer().write_object(&header)?;
+        self.receive.complete(chain, HEADER_SIZE as u32)?;
+        self.table.reset_sent();
+        Ok(true)
+    }
+
+    /// Reads at most `room` bytes from the host into as many buffers of the guest as make sense.
+    fn send_data(&mut self, token: Token, room: u32) -> Result<bool, QueueError> {
+        let Some(connection) = self.table.get_mut(token) else {
+            return Ok(true);
+        };
+        let mut left = usize::try_from(room).unwrap_or(usize::MAX);
+        let mut chains: Vec<(Chain, usize)> = Vec::with_capacity(connection.batch());
+        while chains.len() < connection.batch()
+            && left > 0
+            && let Some(chain) = self.receive.pop()?
+        {
+            let mut writer = chain.writer();
+            writer.slices(HEADER_SIZE)?;
+            let part = writer.left().min(left);
+            if part == 0 {
+                return Err(QueueError::TooShort {
+                    needed: HEADER_SIZE + 1,
+                    left: HEADER_SIZE,
+                });
+            }
+            left -= part;
+            chains.push((chain, part));
+        }
+        if chains.is_empty() {
+            return Ok(false);
+        }
+        let mut slices = Vec::with_capacity(chains.len());
+        for (chain, part) in &chains {
+            let mut writer = chain.writer();
+            writer.slices(HEADER_SIZE)?;
+            slices.extend(writer.slices(*part)?);
+        }
+        let mut received = connection.read(&slices);
+        drop(slices);
+
+        let mut unused = Vec::new();
+        for (chain, part) in chains {
+            let len = part.min(received);
+            if len == 0 {
+                unused.push(chain);
+                continue;
+            }
+            received -= len;
+            let len = u32::try_from(len).unwrap_or(u32::MAX);
+            let header = connection.header(self.device.guest_cid, op::RW, 0, len);
+            chain.writer().write_object(&header)?;
+            self.receive
+                .complete(chain, len.saturating_add(HEADER_SIZE as u32))?;
+        }
+        for chain in unused.into_iter().rev() {
+            self.receive.put_back(chain)?;
+        }
+        self.table.served(token);
+        Ok(true)
+    }
+
+    fn take_requests(&mut self) {
+        for request in self.device.requests.take() {
+            self.table.connect(request.id, request.port, request.stream);
+        }
+    }
+}
+
+impl Running for RunningVsock {
+    fn watches(&self) -> Vec<Watch> {
+        let connector = Watch {
+            fd: self.device.requests.wake.as_raw_fd(),
+            token: CONNECTOR,
+            readable: true,
+            writable: false,
+        };
+        std::iter::once(connector)
+            .chain(self.table.watches())
+            .collect()
+    }
+
+    fn on_queue(&mut self, index: usize) -> Result<Interest, DeviceFault> {
+        if index == TRANSMIT {
+            self.take_transmit_queue()?;
+        }
+        self.fill_receive_queue()
+    }
+
+    fn on_ready(&mut self, token: u32) -> Result<Interest, DeviceFault> {
+        if token == CONNECTOR {
+            self.take_requests();
+        } else {
+            self.table.on_ready(token);
+        }
+        self.fill_receive_queue()
+    }
+
+    fn stop(mut self: Box<Self>) -> (Box<dyn Device>, Vec<QueuePosition>) {
+        // The guest's last words: what it sent before it was stopped still goes to the host. A
+        // fault no longer matters.
+        let _ = self.take_transmit_queue();
+        let positions = [&self.receive, &self.transmit, &self.event]
+            .map(DeviceQueue::position)
+            .to_vec();
+        let mut device = self.device;
+        device.served = device
+            .served
+            .saturating_add(self.receive.requests())
+            .saturating_add(self.transmit.requests());
+        self.table.end_all();
+        (Box::new(device), positions)
+    }
+
+    fn requests(&self) -> u64 {
+        self.device
+            .served
+            .saturating_add(self.receive.requests())
+            .saturating_add(self.transmit.requests())
+    }
+}
+
+#[cfg(test)]
+#[path = "vsock_test.rs"]
+mod tests;

@@ -230,7 +230,13 @@ impl DeviceQueue {
         // Lengths with the event index fields at the end of the rings, which the ring code touches
         // whenever it was negotiated and which virtio 1.3 §2.7 counts in any case.
         check_area(&memory, Area::Descriptors, settings.desc, 16, 16 * entries)?;
-        check_area(&memory, Area::Available, settings.driver, 2, 6 + 2 * entries)?;
+        check_area(
+            &memory,
+            Area::Available,
+            settings.driver,
+            2,
+            6 + 2 * entries,
+        )?;
         check_area(&memory, Area::Used, settings.device, 4, 6 + 8 * entries)?;
 
         let mut queue = Queue::new(size)?;
@@ -332,6 +338,10 @@ impl DeviceQueue {
     ///
     /// # Errors
     /// Fails when the chain is not in flight.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the device must not touch a chain that is no longer its own"
+    )]
     pub(crate) fn put_back(&mut self, chain: Chain) -> Result<(), QueueError> {
         self.in_flight.remove(chain.head())?;
         self.queue.go_to_previous_position();
@@ -343,6 +353,10 @@ impl DeviceQueue {
     ///
     /// # Errors
     /// Fails when the chain is not in flight or the ring cannot be written.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the device must not touch a chain that is no longer its own"
+    )]
     pub(crate) fn complete(&mut self, chain: Chain, written: u32) -> Result<(), QueueError> {
         self.in_flight.remove(chain.head())?;
         let written = written.min(chain.writable_len());
