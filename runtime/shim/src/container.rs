@@ -1,0 +1,105 @@
+//! A container: its init process and its execs.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::bundle::Bundle;
+use crate::error::TaskError;
+use crate::process::{Process, ProcessKey, State};
+
+/// A created container.
+#[derive(Debug)]
+pub(crate) struct Container {
+    /// Its bundle.
+    pub(crate) bundle: Bundle,
+    /// Its init process.
+    pub(crate) init: Arc<Process>,
+    execs: Mutex<Execs>,
+    oom_reported: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Execs {
+    /// The init process has ended: nothing may be added or started.
+    closed: bool,
+    processes: HashMap<String, Arc<Process>>,
+}
+
+impl Container {
+    /// A container whose init process was just created.
+    pub(crate) fn new(bundle: Bundle, init: Arc<Process>) -> Self {
+        Self {
+            bundle,
+            init,
+            execs: Mutex::default(),
+            oom_reported: AtomicBool::new(false),
+        }
+    }
+
+    /// The process with this exec id; init when it is empty.
+    ///
+    /// # Errors
+    /// [`TaskError::Unknown`] when there is none.
+    pub(crate) fn process(&self, exec: &str) -> Result<Arc<Process>, TaskError> {
+        if exec.is_empty() {
+            return Ok(Arc::clone(&self.init));
+        }
+        let found = self.execs().processes.get(exec).map(Arc::clone);
+        found.ok_or_else(|| TaskError::Unknown(ProcessKey::new(&self.init.key.container, exec)))
+    }
+
+    /// Registers an exec.
+    ///
+    /// # Errors
+    /// [`TaskError::State`] once init has ended, [`TaskError::Exists`] for an id in use.
+    pub(crate) fn add(&self, exec: Process) -> Result<(), TaskError> {
+        let mut execs = self.execs();
+        if execs.closed {
+            return Err(self.init.refused("add an exec to", self.init.state()));
+        }
+        if execs.processes.contains_key(&exec.key.exec) {
+            return Err(TaskError::Exists(exec.key));
+        }
+        execs
+            .processes
+            .insert(exec.key.exec.clone(), Arc::new(exec));
+        Ok(())
+    }
+
+    /// Forgets an exec.
+    pub(crate) fn remove(&self, exec: &str) {
+        self.execs().processes.remove(exec);
+    }
+
+    /// Whether execs may still be added and started.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.execs().closed
+    }
+
+    /// Refuses execs from now on and returns those there are.
+    pub(crate) fn close(&self) -> Vec<Arc<Process>> {
+        let mut execs = self.execs();
+        execs.closed = true;
+        execs.processes.values().map(Arc::clone).collect()
+    }
+
+    /// The execs that run.
+    pub(crate) fn running_execs(&self) -> Vec<Arc<Process>> {
+        self.execs()
+            .processes
+            .values()
+            .filter(|process| process.state() == State::Running)
+            .map(Arc::clone)
+            .collect()
+    }
+
+    /// Whether this is the first time that running out of memory is reported.
+    pub(crate) fn first_oom(&self) -> bool {
+        !self.oom_reported.swap(true, Ordering::Relaxed)
+    }
+
+    fn execs(&self) -> MutexGuard<'_, Execs> {
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,165 @@
+//! The shim itself: set up once, then serves one pod until containerd says that it is over.
+
+use std::env;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::panic;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
+use tracing::Level;
+
+use crate::args::Args;
+use crate::liveness::Mark;
+use crate::log::FifoLog;
+use crate::phases;
+use crate::pod::{Pod, PodOptions};
+use crate::publisher::Publisher;
+use crate::server::TaskServer;
+use crate::service::services;
+use crate::socket;
+use crate::start::{READY, bundle_dir};
+use crate::vm::KvmLauncher;
+
+/// Directory of the state of running sandboxes: `/run/caisson/<namespace>/<id>`.
+const STATE_ROOT: &str = "/run/caisson";
+/// A shim that nobody asks for anything: containerd was killed between `start` and Create, and
+/// will not come back for it. Create follows within milliseconds; its own limit is a minute or
+/// two.
+const UNUSED_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// How long the last events may take to reach containerd; it takes them in milliseconds unless it
+/// is down, and then looks at the state itself when it comes back.
+const LAST_EVENTS: Duration = Duration::from_secs(5);
+
+/// Where the state of the sandbox that was started for `id` lives.
+pub(crate) fn state_dir(namespace: &str, id: &str) -> PathBuf {
+    Path::new(STATE_ROOT).join(namespace).join(id)
+}
+
+/// Serves the pod of `args`, with the listening socket as standard input, and tells `start` on
+/// standard output whether it does.
+///
+/// # Errors
+/// Fails when the process cannot be set up; `start` has been told then.
+pub(crate) fn serve(args: &Args) -> anyhow::Result<()> {
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    let mut starter = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let null = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    let result = set_up(args).and_then(|mark| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot set up the shim's event loop")?;
+        let served = runtime.block_on(run(args, socket, &mut starter));
+        // A thread that waits for a FIFO must not hold up the end.
+        runtime.shutdown_background();
+        drop(mark);
+        served
+    });
+    if let Err(error) = &result {
+        tracing::error!("{error:#}");
+        let _ = write!(starter, "{error:#}");
+    }
+    result
+}
+
+/// What has to be done before there is a second thread.
+fn set_up(args: &Args) -> anyhow::Result<Mark> {
+    let bundle = bundle_dir(args)?;
+    open_log(&bundle, args.debug);
+    // A session of our own: no signal for containerd's terminal or process group is for us.
+    rustix::process::setsid().context("cannot start a session")?;
+    let mark = Mark::set(&bundle)
+        .with_context(|| format!("cannot lock shim.pid in {}", bundle.display()))?;
+    caisson_sandbox::enter_mount_namespace().context(
+        "cannot make a mount namespace for the pod: the shim needs root with CAP_SYS_ADMIN",
+    )?;
+    // The bundle is removed while we still run.
+    env::set_current_dir("/")?;
+    Ok(mark)
+}
+
+fn open_log(bundle: &Path, debug: bool) {
+    let level = if debug { Level::DEBUG } else { Level::INFO };
+    // Without a log (a caller that made no FIFO) the shim works just as well.
+    if let Ok(log) = FifoLog::open(&bundle.join("log"), level) {
+        let _ = tracing::subscriber::set_global_default(log);
+    }
+    panic::set_hook(Box::new(|panic| {
+        let place = panic
+            .location()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let payload = panic.payload();
+        let message = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("no message");
+        tracing::error!("the shim panicked at {place}: {message}");
+    }));
+}
+
+async fn run(args: &Args, socket: OwnedFd, starter: &mut File) -> anyhow::Result<()> {
+    let listener = UnixListener::from(socket);
+    let path = listener
+        .local_addr()?
+        .as_pathname()
+        .map(Path::to_owned)
+        .context("standard input is not a listening socket: the daemon is started by `start`")?;
+    // systemd sends SIGTERM to everything in a service or a cgroup that it stops; pods outlive
+    // containerd. Caught rather than ignored: what is ignored stays so in the programs we start.
+    let _caught = [
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::hangup())?,
+    ];
+    let containerd = env::var("TTRPC_ADDRESS").unwrap_or_default();
+    let publisher = Publisher::start(&containerd, &args.namespace);
+    let options = PodOptions {
+        id: args.id.clone(),
+        namespace: args.namespace.clone(),
+        state_dir: state_dir(&args.namespace, &args.id),
+    };
+    let pod = Pod::new(options, publisher, Box::new(KvmLauncher));
+    let server = TaskServer::start(listener, services(&pod, path.clone())).await?;
+    log_start(&args.id);
+    // Replaced, so that `start` sees the end of the stream and we are free of it.
+    starter.write_all(READY.as_bytes())?;
+    *starter = OpenOptions::new().write(true).open("/dev/null")?;
+
+    let unused = async {
+        if timeout(UNUSED_TIMEOUT, pod.used()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = pod.over() => {}
+        () = unused => tracing::warn!(id = args.id, "nobody asked for a container; giving up"),
+    }
+    socket::remove(&path)?;
+    server.stop().await;
+    pod.publisher().flush(LAST_EVENTS).await;
+    tracing::info!(id = args.id, "the shim ends");
+    Ok(())
+}
+
+fn log_start(id: &str) {
+    let began = env::var(phases::START_VARIABLE)
+        .ok()
+        .and_then(|text| text.parse().ok());
+    if let Some(began) = began {
+        phases::log(id, "shim-start", began);
+    }
+    phases::reached(id, "shim-ready");
+}

@@ -1,0 +1,178 @@
+//! `delete`: removes what is left of a container when its shim is gone or does not answer.
+//!
+//! containerd calls it when it has given up on a shim, and also for single containers of pods that
+//! live. It gets five seconds, must work whatever is left of the bundle, and only the answer may
+//! be on standard output.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use containerd_shim_protos::api;
+use containerd_shim_protos::shim_async::TaskClient;
+use protobuf::{Message, MessageField};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use ttrpc::r#async::Client;
+use ttrpc::r#async::transport::Socket;
+
+use crate::args::Args;
+use crate::bundle::Bundle;
+use crate::daemon::state_dir;
+use crate::event::timestamp;
+use crate::group::{Group, Role};
+use crate::liveness::{self, Liveness};
+use crate::process::{Exit, KILLED};
+use crate::socket;
+use crate::start::bundle_dir;
+
+/// How long the shim of a pod may take to remove one of its containers. containerd gives us 5 s.
+const POD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Cleans up and prints how the container ended.
+///
+/// # Errors
+/// Only when the answer cannot be printed: what could not be cleaned up is said on standard error,
+/// which containerd logs, and the rest is done.
+pub(crate) fn delete(args: &Args) -> anyhow::Result<()> {
+    let bundle = Bundle::new(bundle_dir(args)?);
+    let (pid, exit) = clean_up(args, &bundle, &state_dir(&args.namespace, &args.id));
+    let mut response = api::DeleteResponse::new();
+    response.pid = pid;
+    response.exit_status = exit.status;
+    response.exited_at = MessageField::some(timestamp(exit.at));
+    io::stdout().write_all(&response.write_to_bytes()?)?;
+    io::stdout().flush()?;
+    Ok(())
+}
+
+/// Removes what is left of the container and returns its recorded pid and its end.
+fn clean_up(args: &Args, bundle: &Bundle, state: &Path) -> (u32, Exit) {
+    // Read first: the bundle may be damaged, and nothing here depends on the rest of it.
+    let recorded = bundle.init_pid();
+    let mut machine = None;
+    if is_member(args, bundle) {
+        complain(leave_pod(args, bundle));
+    } else {
+        complain(liveness::kill(bundle.path()));
+        match caisson_sandbox::clean_up(state) {
+            Ok(pid) => machine = pid,
+            Err(error) => eprintln!("cannot remove {}: {error}", state.display()),
+        }
+        complain(remove_socket(args, bundle));
+    }
+    let pid = recorded.or(machine).unwrap_or_default();
+    (pid, Exit::now(KILLED))
+}
+
+/// Whether the container lives in a shim that was started for another one.
+fn is_member(args: &Args, bundle: &Bundle) -> bool {
+    if Liveness::of(bundle.path()) != Liveness::NoShim {
+        return false;
+    }
+    let group = bundle
+        .annotations()
+        .ok()
+        .and_then(|annotations| Group::of(&args.id, &annotations).ok());
+    match group {
+        Some(group) => group.role == Role::Member || group.key != args.id,
+        // A bundle without a configuration: the socket of a shim of its own would have its name.
+        None => bundle.address().is_some_and(|address| {
+            let path = socket::path_of(&address);
+            own_socket_name(args) != path.file_name().map(ToOwned::to_owned)
+        }),
+    }
+}
+
+fn own_socket_name(args: &Args) -> Option<std::ffi::OsString> {
+    own_socket(args).file_name().map(ToOwned::to_owned)
+}
+
+fn own_socket(args: &Args) -> std::path::PathBuf {
+    let dir = Path::new(socket::DEFAULT_DIR);
+    socket::path(dir, &args.address, &args.namespace, &args.id)
+}
+
+/// Removes the sockets of a shim that is gone: the recorded one, and the one of its name.
+fn remove_socket(args: &Args, bundle: &Bundle) -> io::Result<()> {
+    let recorded = bundle.address().map(|address| socket::path_of(&address));
+    for path in recorded.into_iter().chain([own_socket(args)]) {
+        if !socket::is_live(&path) {
+            socket::remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Has the shim of the pod kill and forget one container. A pod that is gone has done so already.
+fn leave_pod(args: &Args, bundle: &Bundle) -> io::Result<()> {
+    let Some(address) = bundle.address() else {
+        return Ok(());
+    };
+    let path = socket::path_of(&address);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let left = runtime.block_on(timeout(POD_TIMEOUT, async {
+        let Ok(stream) = UnixStream::connect(&path).await else {
+            return Ok(());
+        };
+        remove_container(Client::new(Socket::from(stream)), &args.id).await
+    }));
+    match left {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(io::Error::other(format!(
+            "the shim of the pod did not remove the container: {error}"
+        ))),
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the shim of the pod did not remove the container within 2 s",
+        )),
+    }
+}
+
+async fn remove_container(client: Client, id: &str) -> ttrpc::Result<()> {
+    let tasks = TaskClient::new(client);
+    let context = || ttrpc::context::with_duration(POD_TIMEOUT);
+    let mut kill = api::KillRequest::new();
+    id.clone_into(&mut kill.id);
+    kill.signal = 9;
+    kill.all = true;
+    let mut wait = api::WaitRequest::new();
+    id.clone_into(&mut wait.id);
+    let mut delete = api::DeleteRequest::new();
+    id.clone_into(&mut delete.id);
+    if let Err(error) = tasks.kill(context(), &kill).await
+        && !is_not_found(&error)
+    {
+        return Err(error);
+    }
+    for result in [
+        tasks.wait(context(), &wait).await.map(drop),
+        tasks.delete(context(), &delete).await.map(drop),
+    ] {
+        match result {
+            Err(error) if !is_not_found(&error) => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn is_not_found(error: &ttrpc::Error) -> bool {
+    matches!(
+        error,
+        ttrpc::Error::RpcStatus(status)
+            if status.code.enum_value() == Ok(ttrpc::Code::NOT_FOUND)
+    )
+}
+
+fn complain(result: io::Result<()>) {
+    if let Err(error) = result {
+        eprintln!("{error}");
+    }
+}
+
+#[cfg(test)]
+#[path = "delete_test.rs"]
+mod tests;

@@ -1,0 +1,88 @@
+//! Which containers share a shim, and so a virtual machine.
+
+use std::collections::HashMap;
+
+use crate::args::is_identifier;
+
+/// The group that containerd's own shim knows; no Kubernetes needed.
+const RUNC_GROUP: &str = "io.containerd.runc.v2.group";
+/// The pod, as containerd's CRI plugin and CRI-O name it.
+const SANDBOX_IDS: [&str; 2] = [
+    "io.kubernetes.cri.sandbox-id",
+    "io.kubernetes.cri-o.SandboxID",
+];
+/// `sandbox` for the container that holds the pod, `container` for the others.
+const CONTAINER_TYPES: [&str; 2] = [
+    "io.kubernetes.cri.container-type",
+    "io.kubernetes.cri-o.ContainerType",
+];
+
+/// A container's place in its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The virtual machine is started for it.
+    Owner,
+    /// It lives in the virtual machine of an existing pod and must not start one.
+    Member,
+}
+
+/// The group of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Group {
+    /// Containers with the same key share a shim.
+    pub(crate) key: String,
+    /// The container's place in it.
+    pub(crate) role: Role,
+}
+
+/// A group key that cannot be part of a socket's name.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "annotation {annotation} of the container is {value:?}, which is not an identifier: use \
+     letters, digits, dots, dashes and underscores"
+)]
+pub(crate) struct GroupError {
+    annotation: &'static str,
+    value: String,
+}
+
+impl Group {
+    /// The group of the container `id` with these annotations: itself when none names another.
+    ///
+    /// # Errors
+    /// See [`GroupError`].
+    pub(crate) fn of(id: &str, annotations: &HashMap<String, String>) -> Result<Self, GroupError> {
+        let keys = [RUNC_GROUP].into_iter().chain(SANDBOX_IDS);
+        let mut key = id.to_owned();
+        for annotation in keys {
+            if let Some(value) = annotations
+                .get(annotation)
+                .filter(|value| !value.is_empty())
+            {
+                if !is_identifier(value) {
+                    return Err(GroupError {
+                        annotation,
+                        value: value.clone(),
+                    });
+                }
+                key.clone_from(value);
+                break;
+            }
+        }
+        let is_container = CONTAINER_TYPES.into_iter().any(|annotation| {
+            annotations
+                .get(annotation)
+                .is_some_and(|v| v == "container")
+        });
+        let role = if is_container && key != id {
+            Role::Member
+        } else {
+            Role::Owner
+        };
+        Ok(Self { key, role })
+    }
+}
+
+#[cfg(test)]
+#[path = "group_test.rs"]
+mod tests;

@@ -1,0 +1,222 @@
+//! A pod: one virtual machine and the containers in it, as containerd's task service sees them.
+
+mod create;
+mod end;
+mod run;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use caisson_protocol::agent::StatsResponse;
+use caisson_sandbox::VmEnd;
+use tokio::sync::{OnceCell, watch};
+
+use crate::container::Container;
+use crate::error::TaskError;
+use crate::process::{Exit, Process, ProcessKey, State};
+use crate::publisher::Publisher;
+use crate::vm::{self, Launcher, Vm};
+
+pub(crate) use create::CreateRequest;
+pub(crate) use run::ExecRequest;
+
+/// How long after its end a process's output is waited for. What still holds the stream then is a
+/// process it left behind; containerd's own shim waits as long.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is fixed for the life of a pod.
+#[derive(Debug, Clone)]
+pub(crate) struct PodOptions {
+    /// The container that the shim was started for; also the name of the sandbox.
+    pub(crate) id: String,
+    /// containerd's namespace.
+    pub(crate) namespace: String,
+    /// Directory for the sandbox's files; made and removed by the sandbox.
+    pub(crate) state_dir: PathBuf,
+}
+
+/// A pod.
+pub(crate) struct Pod {
+    options: PodOptions,
+    publisher: Publisher,
+    launcher: Box<dyn Launcher>,
+    vm: OnceCell<Arc<dyn Vm>>,
+    /// Why the virtual machine is gone, once it is.
+    end: watch::Sender<Option<VmEnd>>,
+    containers: Mutex<HashMap<String, Slot>>,
+    /// Whether a container was ever created or asked for.
+    used: watch::Sender<bool>,
+    over: watch::Sender<bool>,
+}
+
+/// An entry of the task table.
+enum Slot {
+    /// Create is under way: the name is taken, and nobody else sees it yet.
+    Creating,
+    /// Created and not deleted.
+    Ready(Arc<Container>),
+}
+
+/// What State answers.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    /// The process.
+    pub(crate) process: Arc<Process>,
+    /// Its state at that moment.
+    pub(crate) state: State,
+    /// The bundle of its container.
+    pub(crate) bundle: PathBuf,
+}
+
+impl Pod {
+    /// A pod without a virtual machine; the first container brings it.
+    pub(crate) fn new(
+        options: PodOptions,
+        publisher: Publisher,
+        launcher: Box<dyn Launcher>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            options,
+            publisher,
+            launcher,
+            vm: OnceCell::new(),
+            end: watch::Sender::new(None),
+            containers: Mutex::default(),
+            used: watch::Sender::new(false),
+            over: watch::Sender::new(false),
+        })
+    }
+
+    /// The state of a process. Never waits.
+    ///
+    /// # Errors
+    /// [`TaskError::Unknown`].
+    pub(crate) fn state(&self, key: &ProcessKey) -> Result<Snapshot, TaskError> {
+        let container = self.container(&key.container)?;
+        let process = container.process(&key.exec)?;
+        Ok(Snapshot {
+            state: process.state(),
+            process,
+            bundle: container.bundle.path().to_owned(),
+        })
+    }
+
+    /// The processes of a container that containerd knows of: init, even when it has ended, and
+    /// the running execs. Never waits.
+    ///
+    /// # Errors
+    /// [`TaskError::Unknown`].
+    pub(crate) fn processes(&self, container: &str) -> Result<Vec<Arc<Process>>, TaskError> {
+        let container = self.container(container)?;
+        let mut processes = vec![Arc::clone(&container.init)];
+        processes.extend(container.running_execs());
+        Ok(processes)
+    }
+
+    /// Waits for the end of a process and of its output.
+    ///
+    /// # Errors
+    /// [`TaskError::Unknown`].
+    pub(crate) async fn wait(&self, key: &ProcessKey) -> Result<Exit, TaskError> {
+        let process = self.process(key)?;
+        Ok(process.wait().await)
+    }
+
+    /// Ends the standard input of a process.
+    ///
+    /// # Errors
+    /// [`TaskError::Unknown`].
+    pub(crate) fn close_stdin(&self, key: &ProcessKey) -> Result<(), TaskError> {
+        self.process(key)?.close_stdin();
+        Ok(())
+    }
+
+    /// Sets the size of a terminal, at once or when its process starts; without a terminal does
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`TaskError::Unknown`], [`TaskError::Finished`], or the sandbox's.
+    pub(crate) async fn resize(
+        &self,
+        key: &ProcessKey,
+        width: u32,
+        height: u32,
+    ) -> Result<(), TaskError> {
+        let process = self.process(key)?;
+        if !process.stdio.terminal {
+            return Ok(());
+        }
+        match process.state() {
+            State::Added => {
+                process.set_size(width, height);
+                Ok(())
+            }
+            State::Created | State::Running => {
+                let vm = self.running_vm(key)?;
+                let id = key.id();
+                Ok(vm::alive(&*vm, vm.resize(&id, width, height)).await?)
+            }
+            State::Stopped(_) | State::Deleted(_) => Err(TaskError::Finished(key.clone())),
+        }
+    }
+
+    /// Resource usage of a container.
+    ///
+    /// # Errors
+    /// [`TaskError::Unknown`] or the sandbox's.
+    pub(crate) async fn stats(&self, container: &str) -> Result<StatsResponse, TaskError> {
+        let key = self.container(container)?.init.key.clone();
+        let vm = self.running_vm(&key)?;
+        Ok(vm::alive(&*vm, vm.stats(container)).await?)
+    }
+
+    /// Returns when the shim has nothing left to do.
+    pub(crate) async fn over(&self) {
+        // The sender is a field of `self`, so it is not gone.
+        let _ = self.over.subscribe().wait_for(|over| *over).await;
+    }
+
+    /// Returns when a container was asked for.
+    pub(crate) async fn used(&self) {
+        let _ = self.used.subscribe().wait_for(|used| *used).await;
+    }
+
+    /// The queue of events.
+    pub(crate) fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
+    fn container(&self, id: &str) -> Result<Arc<Container>, TaskError> {
+        match self.table().get(id) {
+            Some(Slot::Ready(container)) => Ok(Arc::clone(container)),
+            _ => Err(TaskError::Unknown(ProcessKey::new(id, ""))),
+        }
+    }
+
+    fn process(&self, key: &ProcessKey) -> Result<Arc<Process>, TaskError> {
+        self.container(&key.container)?.process(&key.exec)
+    }
+
+    /// The virtual machine of a container that was created; as long as that exists, so does the
+    /// virtual machine or the reason why it is gone.
+    fn running_vm(&self, key: &ProcessKey) -> Result<Arc<dyn Vm>, TaskError> {
+        let vm = self.vm.get().map(Arc::clone);
+        vm.ok_or_else(|| TaskError::Unknown(key.clone()))
+    }
+
+    fn vm_is_gone(&self) -> bool {
+        self.end.borrow().is_some()
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<String, Slot>> {
+        self.containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[path = "pod_test.rs"]
+mod tests;

@@ -1,0 +1,294 @@
+//! Creating a container, and with the first one the virtual machine.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use caisson_sandbox::{
+    Config, CreateContainer, ErrorKind, RootMount, SandboxError, SandboxOptions, VmSize,
+};
+use containerd_shim_protos::types::mount::Mount;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use tokio::sync::oneshot;
+
+use super::{Pod, Slot};
+use crate::args::is_identifier;
+use crate::bundle::Bundle;
+use crate::container::Container;
+use crate::error::TaskError;
+use crate::event::TaskEvent;
+use crate::group::{Group, Role};
+use crate::options::Options;
+use crate::phases;
+use crate::process::{Process, ProcessKey};
+use crate::stdio::{Stdio, StdioPaths};
+use crate::vm::{self, Vm};
+
+/// File in the bundle for a configuration that came with the request.
+const CONFIG_BODY: &str = "caisson.toml";
+
+/// What containerd asks for.
+#[derive(Debug)]
+pub(crate) struct CreateRequest {
+    /// The container.
+    pub(crate) id: String,
+    /// Its bundle.
+    pub(crate) bundle: PathBuf,
+    /// What makes its root file system.
+    pub(crate) rootfs: Vec<Mount>,
+    /// Where its streams go.
+    pub(crate) stdio: StdioPaths,
+    /// Runtime options.
+    pub(crate) options: Options,
+}
+
+/// The name of a container under creation; free again when dropped.
+struct Reservation<'a> {
+    pod: &'a Pod,
+    id: String,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        let mut table = self.pod.table();
+        if let Some(Slot::Creating) = table.get(&self.id) {
+            table.remove(&self.id);
+        }
+    }
+}
+
+impl Pod {
+    /// Creates a container and returns the process id for containerd. What was made for it is
+    /// undone when that fails.
+    ///
+    /// # Errors
+    /// [`TaskError::Exists`] for an id in use; whatever is wrong with the request, the bundle, the
+    /// machine or the image.
+    pub(crate) async fn create(self: Arc<Self>, request: CreateRequest) -> Result<u32, TaskError> {
+        self.used.send_replace(true);
+        phases::reached(&request.id, "create-request");
+        let reservation = self.reserve(&request.id)?;
+        let result = self.create_reserved(&request).await;
+        drop(reservation);
+        match result {
+            Ok(pid) => {
+                phases::reached(&request.id, "container-created");
+                Ok(pid)
+            }
+            Err(error) => {
+                tracing::error!(id = request.id, "create failed: {error}");
+                self.stop_unused_vm().await;
+                Err(error)
+            }
+        }
+    }
+
+    fn reserve(&self, id: &str) -> Result<Reservation<'_>, TaskError> {
+        if !is_identifier(id) {
+            return Err(TaskError::Invalid(format!(
+                "container id {id:?} is not an identifier: use 1 to 255 letters, digits, dots, \
+                 dashes and underscores, not starting with a dot"
+            )));
+        }
+        let mut table = self.table();
+        if table.contains_key(id) {
+            return Err(TaskError::Exists(ProcessKey::new(id, "")));
+        }
+        table.insert(id.to_owned(), Slot::Creating);
+        Ok(Reservation {
+            pod: self,
+            id: id.to_owned(),
+        })
+    }
+
+    async fn create_reserved(self: &Arc<Self>, request: &CreateRequest) -> Result<u32, TaskError> {
+        let bundle = Bundle::new(&request.bundle);
+        let spec = bundle
+            .spec()
+            .map_err(|error| TaskError::Invalid(error.to_string()))?;
+        let config = configuration(&request.options, &bundle)?;
+        // Both take time and neither needs the other. Neither may be dropped half way.
+        let (stdio, vm) = tokio::join!(
+            Stdio::open(&request.stdio, &self.options.namespace, &request.id),
+            self.vm_for(&request.id, &spec, &config),
+        );
+        let (vm, stdio) = (
+            vm?,
+            stdio.map_err(|error| TaskError::Precondition(error.to_string()))?,
+        );
+        let create = CreateContainer {
+            id: request.id.clone(),
+            bundle: request.bundle.clone(),
+            rootfs: request.rootfs.iter().map(root_mount).collect(),
+            spec,
+            terminal: request.stdio.terminal,
+            stdin: stdio.has_stdin(),
+            stdout: stdio.has_stdout(),
+            stderr: stdio.has_stderr(),
+        };
+        let streams = vm::alive(&*vm, vm.create_container(create))
+            .await
+            .map_err(|error| TaskError::oci("create", &error))?;
+        let key = ProcessKey::new(&request.id, "");
+        let pid = vm.pid();
+        if let Err(error) = bundle.write_init_pid(pid) {
+            // `delete` needs it when this process is gone; without it clients get a wrong pid.
+            undo(&*vm, &key).await;
+            return Err(TaskError::Internal(format!(
+                "cannot write init.pid into {}: {error}",
+                request.bundle.display()
+            )));
+        }
+        let io = stdio.connect(streams, Some(timed_output(&request.id)));
+        let init = Arc::new(Process::init(key, request.stdio.clone(), pid, io));
+        let container = Arc::new(Container::new(bundle, init));
+        self.table()
+            .insert(request.id.clone(), Slot::Ready(Arc::clone(&container)));
+        self.publisher.publish(&TaskEvent::Created {
+            id: request.id.clone(),
+            bundle: request.bundle.display().to_string(),
+            rootfs: request.rootfs.clone(),
+            stdio: request.stdio.clone(),
+            pid,
+        });
+        let process = Arc::clone(&container.init);
+        tokio::spawn(Arc::clone(self).watch(vm, container, process));
+        Ok(pid)
+    }
+
+    /// The pod's virtual machine, started for its owner's container if there is none.
+    async fn vm_for(
+        self: &Arc<Self>,
+        id: &str,
+        spec: &Spec,
+        config: &Config,
+    ) -> Result<Arc<dyn Vm>, TaskError> {
+        let annotations = spec.annotations().as_ref();
+        let group = match annotations {
+            Some(annotations) => Group::of(id, annotations),
+            None => Ok(Group {
+                key: id.to_owned(),
+                role: Role::Owner,
+            }),
+        }
+        .map_err(|error| TaskError::Invalid(error.to_string()))?;
+        if group.role == Role::Member && !self.vm.initialized() {
+            return Err(TaskError::Precondition(format!(
+                "the pod {:?} of container {id:?} has no virtual machine: create its sandbox \
+                 container first",
+                group.key
+            )));
+        }
+        let vm = self
+            .vm
+            .get_or_try_init(|| self.launch(spec, config))
+            .await?;
+        if let Some(end) = &*self.end.borrow() {
+            return Err(vm::gone(end).into());
+        }
+        Ok(Arc::clone(vm))
+    }
+
+    async fn launch(
+        self: &Arc<Self>,
+        spec: &Spec,
+        config: &Config,
+    ) -> Result<Arc<dyn Vm>, SandboxError> {
+        let size = VmSize::for_spec(spec, config);
+        let options = SandboxOptions {
+            id: self.options.id.clone(),
+            namespace: self.options.namespace.clone(),
+            state_dir: self.options.state_dir.clone(),
+            vcpus: size.vcpus,
+            memory_mib: size.memory_mib,
+            netns: network_namespace(spec),
+        };
+        let vm = self.launcher.launch(config, options).await?;
+        for (name, at_ns) in vm.phases() {
+            phases::log(&self.options.id, &name, at_ns);
+        }
+        tracing::info!(
+            id = self.options.id,
+            "virtual machine runs: pid {}, {} vCPUs, {} MiB, kernel {}",
+            vm.pid(),
+            size.vcpus,
+            size.memory_mib,
+            vm.guest_kernel()
+        );
+        let (pod, watched) = (Arc::clone(self), Arc::clone(&vm));
+        tokio::spawn(async move {
+            let end = watched.ended().await;
+            tracing::warn!(
+                id = pod.options.id,
+                "virtual machine ended: {}",
+                end.description
+            );
+            pod.end.send_replace(Some(end));
+        });
+        Ok(vm)
+    }
+
+    /// Ends a virtual machine in which no container came to be.
+    async fn stop_unused_vm(&self) {
+        if !self.table().is_empty() {
+            return;
+        }
+        if let Some(vm) = self.vm.get() {
+            vm.stop().await;
+        }
+    }
+}
+
+/// Removes a container whose creation failed after the guest had made it.
+async fn undo(vm: &dyn Vm, key: &ProcessKey) {
+    let id = key.id();
+    // The end of the virtual machine, which follows for the first container, does the rest.
+    let _ = vm::alive(vm, vm.signal(&id, 9, true)).await;
+    let _ = vm::alive(vm, vm.wait_process(&id)).await;
+    let _ = vm.delete_process(&id).await;
+}
+
+fn configuration(options: &Options, bundle: &Bundle) -> Result<Config, TaskError> {
+    let body = (!options.config_body.is_empty()).then(|| bundle.path().join(CONFIG_BODY));
+    if let Some(path) = &body {
+        bundle
+            .write(CONFIG_BODY, &options.config_body)
+            .map_err(|error| {
+                TaskError::Internal(format!("cannot write {}: {error}", path.display()))
+            })?;
+    }
+    let named = (!options.config_path.is_empty()).then(|| Path::new(&options.config_path));
+    Config::load(body.as_deref().or(named)).map_err(|error| TaskError::Sandbox {
+        kind: ErrorKind::InvalidArgument,
+        message: error.to_string(),
+    })
+}
+
+fn root_mount(mount: &Mount) -> RootMount {
+    RootMount {
+        kind: mount.type_.clone(),
+        source: mount.source.clone(),
+        target: mount.target.clone(),
+        options: mount.options.clone(),
+    }
+}
+
+fn network_namespace(spec: &Spec) -> Option<PathBuf> {
+    let namespaces = spec.linux().as_ref()?.namespaces().as_ref()?;
+    namespaces
+        .iter()
+        .find(|namespace| namespace.typ() == LinuxNamespaceType::Network)?
+        .path()
+        .clone()
+}
+
+/// Logs the phase "output" when the container first says something.
+fn timed_output(id: &str) -> oneshot::Sender<()> {
+    let (sender, receiver) = oneshot::channel();
+    let id = id.to_owned();
+    tokio::spawn(async move {
+        if receiver.await.is_ok() {
+            phases::reached(&id, "output");
+        }
+    });
+    sender
+}
