@@ -1,0 +1,143 @@
+//! How the program locks itself in before it looks at the first byte from the guest.
+//!
+//! It serves requests of a guest that is taken for hostile, as root, because files belong to
+//! anybody. So the directory it serves becomes its root directory, there is no other mount in its
+//! namespace, it has no network, and of root's capabilities it keeps those without which files
+//! could not be given to their owners.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
+
+/// A step of the confinement failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step}: {source}")]
+pub(crate) struct ConfinementError {
+    /// What was to be done.
+    step: &'static str,
+    /// What failed.
+    source: Errno,
+}
+
+/// What is kept of root's capabilities:
+/// owners and groups of files (CHOWN, FOWNER, FSETID), access to files of any owner
+/// (DAC_OVERRIDE), acting with the ids of the process in the guest when it makes a file (SETUID,
+/// SETGID), device nodes in images (MKNOD), and file capabilities (SETFCAP).
+///
+/// DAC_READ_SEARCH is not among them: with it, files are opened by handle, also those outside the
+/// directory. That is why inodes are kept as descriptors, see [`crate::file_system`].
+const KEPT: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::MKNOD)
+    .union(CapabilitySet::SETFCAP);
+
+fn step<T>(step: &'static str, result: Result<T, Errno>) -> Result<T, ConfinementError> {
+    result.map_err(|source| ConfinementError { step, source })
+}
+
+/// Makes `directory` the root of a mount namespace of its own, in which nothing else is mounted,
+/// and leaves the network. Mounts that appear below the directory outside appear inside as well.
+///
+/// Returns the directory of the program's own descriptors, `/proc/self/fd`, out of which no path
+/// leads: through it the file system opens an inode of which it holds an `O_PATH` descriptor.
+pub(crate) fn enter(directory: OwnedFd) -> Result<File, ConfinementError> {
+    // The new namespace has its own copy of every mount. The kernel moves the working directory to
+    // the copy, which is how we get at the directory in there without knowing its name.
+    step("enter the directory", rustix::process::fchdir(&directory))?;
+    drop(directory);
+    let namespaces = UnshareFlags::NEWNS
+        | UnshareFlags::NEWNET
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::FS;
+    // SAFETY: the table of descriptors is not unshared, and there is only one thread.
+    let unshared = unsafe { rustix::thread::unshare_unsafe(namespaces) };
+    step("make namespaces of its own", unshared)?;
+    let receive_only = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    step(
+        "keep its mounts to itself",
+        rustix::mount::mount_change("/", receive_only),
+    )?;
+    let own_descriptors = own_descriptors()?;
+
+    // pivot_root wants a mount point. A clone put over the directory is one, and receives new
+    // mounts as the original does.
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    let root = step(
+        "clone the directory's mounts",
+        rustix::mount::open_tree(CWD, ".", clone),
+    )?;
+    step(
+        "mount the directory",
+        rustix::mount::move_mount(
+            root.as_fd(),
+            "",
+            CWD,
+            ".",
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+        ),
+    )?;
+    step("enter the new root", rustix::process::fchdir(&root))?;
+    // With the same directory for both, the old root ends up mounted on top of the new one, from
+    // where it is taken away at once (pivot_root(2)).
+    step("change its root", rustix::process::pivot_root(".", "."))?;
+    step(
+        "unmount everything else",
+        rustix::mount::unmount(".", UnmountFlags::DETACH),
+    )?;
+    step("enter its root", rustix::process::chdir("/"))?;
+    Ok(own_descriptors)
+}
+
+/// `/proc/self/fd` as a mount of its own, so that not even `..` leads out of it.
+fn own_descriptors() -> Result<File, ConfinementError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    step(
+        "open /proc/self/fd",
+        rustix::mount::open_tree(CWD, "/proc/self/fd", flags),
+    )
+    .map(File::from)
+}
+
+/// Gives up every privilege but [`KEPT`], for good.
+pub(crate) fn drop_privileges() -> Result<(), ConfinementError> {
+    // A file's mode is what the guest says, not what is left of it.
+    rustix::process::umask(rustix::fs::Mode::empty());
+    step("leave its groups", rustix::thread::set_thread_groups(&[]))?;
+    step(
+        "renounce new privileges",
+        rustix::thread::set_no_new_privs(true),
+    )?;
+    // By number, not by name: the kernel may know capabilities that our library does not.
+    for number in 0..u64::BITS {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        if KEPT.contains(capability) {
+            continue;
+        }
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            // The kernel knows no more.
+            Err(Errno::INVAL) => break,
+            result => step("restrict its capabilities", result)?,
+        }
+    }
+    let sets = CapabilitySets {
+        effective: KEPT,
+        permitted: KEPT,
+        inheritable: CapabilitySet::empty(),
+    };
+    step(
+        "drop capabilities",
+        rustix::thread::set_capabilities(None, sets),
+    )
+}
