@@ -7,8 +7,9 @@ use std::process::Command;
 use anyhow::{Context, bail, ensure};
 use sha2::{Digest, Sha256};
 
+use crate::definition::KconfigFiles;
 use crate::fragments::Fragments;
-use crate::kconfig::{Config, Unmet, find_definition};
+use crate::kconfig::{Config, Unmet};
 use crate::progress::{run_logged, say};
 use crate::source::{Source, remove_folder, succeed};
 use crate::{Options, check, elf, replace_file, toolchain};
@@ -221,10 +222,11 @@ fn make(tree: &Path, build: &Path) -> Command {
 /// What to say about options that were not taken, each with what it depends on.
 fn explain(unmet: &[Unmet], tree: &Path, result: &Config) -> String {
     let mut text = "this kernel source does not take all of guest-image/kernel:".to_owned();
+    let kconfig = KconfigFiles::read(tree);
     for option in unmet {
         text.push_str("\n  ");
         text.push_str(&option.to_string());
-        match find_definition(tree, &option.name) {
+        match kconfig.definition(&option.name) {
             None => text.push_str(": no Kconfig file of this source defines it"),
             Some(definition) => {
                 let missing = definition.missing_in(result);

@@ -14,6 +14,7 @@
 
 pub mod check;
 pub mod cpio;
+pub mod definition;
 pub mod elf;
 pub mod fragments;
 mod initrd;
