@@ -80,20 +80,32 @@ impl KconfigFiles {
 }
 
 impl Definition {
-    /// The options in its dependencies that are off in `config`, with the `CONFIG_` in front.
+    /// The options in its dependencies that are off in `config`, with the `CONFIG_` in front. Of
+    /// alternatives, none is named if one holds.
     pub fn missing_in(&self, config: &Config) -> Vec<String> {
         let mut missing = Vec::new();
-        for word in self
-            .depends_on
-            .iter()
-            .flat_map(|expression| expression.split(|c: char| !is_symbol(c) && c != '!'))
-        {
-            // A negated symbol is not one to switch on; a lower-case word is a constant.
-            let symbol =
-                word.chars().all(is_symbol) && word.contains(|c: char| c.is_ascii_uppercase());
-            let name = format!("CONFIG_{word}");
-            if symbol && config.value(&name).is_none() && !missing.contains(&name) {
-                missing.push(name);
+        for part in self.depends_on.iter().flat_map(|all| all.split("&&")) {
+            let alternatives: Vec<&str> = part
+                .split("||")
+                .map(|word| word.trim_matches([' ', '\t', '(', ')']))
+                .collect();
+            let is_on = |symbol: &str| config.value(&format!("CONFIG_{symbol}")).is_some();
+            let holds = |word: &&str| match word.strip_prefix('!') {
+                Some(negated) => !is_on(negated),
+                None => is_on(word),
+            };
+            if alternatives.iter().any(holds) {
+                continue;
+            }
+            // What is no plain symbol (a comparison, a macro) cannot be judged here.
+            for symbol in alternatives
+                .into_iter()
+                .filter(|word| word.chars().all(is_symbol))
+            {
+                let name = format!("CONFIG_{symbol}");
+                if !missing.contains(&name) {
+                    missing.push(name);
+                }
             }
         }
         missing

@@ -69,3 +69,21 @@ fn files_that_include_each_other_do_not_hold_up_the_search() {
     let definition = files.definition("CONFIG_X").unwrap();
     assert_eq!(definition.depends_on.len(), MAX_DEPTH);
 }
+
+#[test]
+fn alternatives_are_named_only_if_none_holds() {
+    let missing = |expression: &str| {
+        let definition = Definition {
+            file: "Kconfig".into(),
+            depends_on: vec![expression.to_owned()],
+        };
+        definition.missing_in(&Config::parse("CONFIG_ON=y\n"))
+    };
+    assert_eq!(missing("ON || OFF"), [""; 0]);
+    assert_eq!(missing("(OFF || !OFF) && ON"), [""; 0]);
+    assert_eq!(
+        missing("(OFF || ALSO_OFF) && ON"),
+        ["CONFIG_OFF", "CONFIG_ALSO_OFF"]
+    );
+    assert_eq!(missing("!ON && $(success,true) && OFF"), ["CONFIG_OFF"]);
+}
