@@ -1,19 +1,22 @@
 //! What the other threads tell the control thread.
 //!
 //! Much of this is brought about by the guest, so nothing here grows with what the guest does: the
-//! end of the machine and the start of the agent happen once, and the rest waits in a queue of
-//! fixed length.
+//! end of the machine and the start of the agent happen once, and the rest waits in a queue that
+//! takes only so much of it.
 
+use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use caisson_control::ExitReason;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use rustix::event::EventfdFlags;
 
-/// Most happenings that wait for the control thread.
+use crate::devices::vsock::VsockEvents;
+
+/// Most happenings of the guest's making that wait for the control thread.
 const QUEUE_LENGTH: usize = 64;
 
 /// Most device faults reported in the life of a machine. A driver can reset its device and break
@@ -28,7 +31,7 @@ pub(crate) enum Happening {
         /// The port.
         port: u32,
         /// The host's end of the connection.
-        stream: OwnedFd,
+        stream: UnixStream,
     },
     /// The guest answered the connection request with this number.
     ConnectFinished {
@@ -51,22 +54,24 @@ struct Shared {
     exit: OnceLock<ExitReason>,
     agent_started: OnceLock<u64>,
     fault_reports: AtomicU32,
-    wake: EventFd,
+    queue: Mutex<VecDeque<Happening>>,
+    wake: OwnedFd,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, VecDeque<Happening>> {
+        // A panic elsewhere does not make a queue wrong.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Tells the control thread. Clones go to all other threads.
 #[derive(Debug, Clone)]
-pub(crate) struct EventSender {
-    shared: Arc<Shared>,
-    queue: SyncSender<Happening>,
-}
+pub(crate) struct EventSender(Arc<Shared>);
 
 /// The control thread's end.
 #[derive(Debug)]
-pub(crate) struct EventReceiver {
-    shared: Arc<Shared>,
-    queue: Receiver<Happening>,
-}
+pub(crate) struct EventReceiver(Arc<Shared>);
 
 /// Makes the two ends.
 ///
@@ -77,25 +82,16 @@ pub(crate) fn channel() -> io::Result<(EventSender, EventReceiver)> {
         exit: OnceLock::new(),
         agent_started: OnceLock::new(),
         fault_reports: AtomicU32::new(0),
-        wake: EventFd::new(EFD_NONBLOCK)?,
+        queue: Mutex::default(),
+        wake: rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
     });
-    let (sender, receiver) = std::sync::mpsc::sync_channel(QUEUE_LENGTH);
-    Ok((
-        EventSender {
-            shared: Arc::clone(&shared),
-            queue: sender,
-        },
-        EventReceiver {
-            shared,
-            queue: receiver,
-        },
-    ))
+    Ok((EventSender(Arc::clone(&shared)), EventReceiver(shared)))
 }
 
 impl EventSender {
     /// The machine ended. The first reason counts.
     pub(crate) fn exit(&self, reason: ExitReason) {
-        if self.shared.exit.set(reason).is_ok() {
+        if self.0.exit.set(reason).is_ok() {
             self.wake();
         }
     }
@@ -107,62 +103,77 @@ impl EventSender {
 
     /// The guest's kernel started the agent, now. Later calls have no effect.
     pub(crate) fn agent_started(&self) {
-        if self.shared.agent_started.set(monotonic_ns()).is_ok() {
+        if self.0.agent_started.set(monotonic_ns()).is_ok() {
             self.wake();
         }
     }
 
     /// A device stopped because of a fault.
     pub(crate) fn device_fault(&self, device: &'static str, message: String) {
-        let reports = self.shared.fault_reports.fetch_add(1, Ordering::Relaxed);
+        let reports = self.0.fault_reports.fetch_add(1, Ordering::Relaxed);
         if reports < MAX_FAULT_REPORTS {
-            // A report that finds the queue full is lost; the fault is in the counters.
-            let _ = self.send(Happening::DeviceFault { device, message });
+            self.offer(Happening::DeviceFault { device, message });
         }
     }
 
-    /// Queues a happening.
-    ///
-    /// # Errors
-    /// Gives it back when the queue is full or the control thread is gone.
-    pub(crate) fn send(&self, happening: Happening) -> Result<(), Happening> {
-        self.queue.try_send(happening).map_err(|error| match error {
-            TrySendError::Full(happening) | TrySendError::Disconnected(happening) => happening,
-        })?;
-        self.wake();
-        Ok(())
+    /// Queues something of the guest's making. If the queue is full it is lost: a connection is
+    /// closed by that, a fault is still in the counters.
+    fn offer(&self, happening: Happening) {
+        let mut queue = self.0.queue();
+        if queue.len() < QUEUE_LENGTH {
+            queue.push_back(happening);
+            drop(queue);
+            self.wake();
+        }
     }
 
     fn wake(&self) {
         // Fails only when the counter is full, and then the control thread is awake anyway.
-        let _ = self.shared.wake.write(1);
+        let _ = rustix::io::write(&self.0.wake, &1u64.to_ne_bytes());
+    }
+}
+
+impl VsockEvents for EventSender {
+    fn guest_connected(&self, port: u32, stream: UnixStream) {
+        self.offer(Happening::GuestConnected { port, stream });
+    }
+
+    fn connect_finished(&self, request: u64, accepted: bool) {
+        // Never lost: there are as many as the shim sent requests.
+        let id = request;
+        self.0
+            .queue()
+            .push_back(Happening::ConnectFinished { id, accepted });
+        self.wake();
     }
 }
 
 impl EventReceiver {
-    /// The descriptor that becomes readable when there is something to look at.
-    pub(crate) fn wake_fd(&self) -> &EventFd {
-        &self.shared.wake
-    }
-
     /// Makes the descriptor unreadable until the next event. To be called before looking.
     pub(crate) fn acknowledge(&self) {
-        let _ = self.shared.wake.read();
+        let _ = rustix::io::read(&self.0.wake, &mut [0; 8]);
     }
 
     /// Why the machine ended, if it did.
     pub(crate) fn exit_reason(&self) -> Option<&ExitReason> {
-        self.shared.exit.get()
+        self.0.exit.get()
     }
 
     /// When the agent was started, if it was: `CLOCK_MONOTONIC` in nanoseconds.
     pub(crate) fn agent_started(&self) -> Option<u64> {
-        self.shared.agent_started.get().copied()
+        self.0.agent_started.get().copied()
     }
 
     /// The next happening in the queue.
     pub(crate) fn next(&self) -> Option<Happening> {
-        self.queue.try_recv().ok()
+        self.0.queue().pop_front()
+    }
+}
+
+/// The descriptor becomes readable when there is something to look at.
+impl AsFd for EventReceiver {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.wake.as_fd()
     }
 }
 

@@ -1,6 +1,10 @@
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+
 use caisson_control::ExitReason;
 
 use super::{Happening, MAX_FAULT_REPORTS, QUEUE_LENGTH, channel};
+use crate::devices::vsock::VsockEvents;
 
 #[test]
 fn the_first_reason_of_an_exit_counts() {
@@ -19,7 +23,8 @@ fn the_agent_starts_once() {
     receiver.acknowledge();
     sender.agent_started();
     assert_eq!(receiver.agent_started(), Some(first));
-    assert!(receiver.wake_fd().read().is_err(), "nothing new to look at");
+    let nothing = rustix::io::read(&receiver, &mut [0; 8]);
+    assert_eq!(nothing, Err(rustix::io::Errno::AGAIN));
 }
 
 #[test]
@@ -36,16 +41,27 @@ fn a_flood_of_faults_ends_and_blocks_nobody() {
 }
 
 #[test]
-fn a_full_queue_gives_the_happening_back_but_lets_an_exit_through() {
+fn a_full_queue_closes_connections_but_loses_no_answer_and_no_exit() {
     let (sender, receiver) = channel().unwrap();
-    let happening = || Happening::ConnectFinished {
-        id: 1,
-        accepted: true,
-    };
-    for _ in 0..QUEUE_LENGTH {
-        sender.send(happening()).unwrap();
+    let mut guests = Vec::new();
+    for port in 0..=QUEUE_LENGTH as u32 {
+        let (host, guest) = UnixStream::pair().unwrap();
+        sender.guest_connected(port, host);
+        guests.push(guest);
     }
-    assert!(sender.send(happening()).is_err());
+    sender.connect_finished(7, true);
     sender.exit(ExitReason::Shutdown);
     assert_eq!(receiver.exit_reason(), Some(&ExitReason::Shutdown));
+
+    let closed = guests.pop().unwrap().read(&mut [0]).unwrap();
+    assert_eq!(closed, 0, "the connection that found the queue full");
+    let waiting: Vec<Happening> = std::iter::from_fn(|| receiver.next()).collect();
+    assert_eq!(waiting.len(), QUEUE_LENGTH + 1);
+    assert!(matches!(
+        waiting.last(),
+        Some(Happening::ConnectFinished {
+            id: 7,
+            accepted: true
+        })
+    ));
 }

@@ -12,9 +12,44 @@
 
 #![deny(missing_docs)]
 
+mod boot;
+mod bus;
+mod console;
+mod control;
 mod devices;
 mod events;
 mod io_thread;
+mod machine;
 mod memory;
 mod pci;
+mod serial;
+mod vcpu;
 mod virtio;
+mod vm;
+
+pub use control::ControlError;
+
+use caisson_control::Channel;
+
+/// The kernel command line on which everything here relies or by which the guest starts faster.
+/// What a user adds goes behind it.
+///
+/// - `console=ttyS0 quiet loglevel=1 8250.nr_uarts=1`: the serial port exists but nothing is
+///   printed on it but a panic, because every byte costs two exits.
+/// - `panic=-1 reboot=t`: a panic resets at once, by triple fault, for there is no firmware and no
+///   keyboard controller to ask.
+/// - `pci=conf1`: use the configuration mechanism there is, without probing for others.
+/// - `noreplace-smp`: keep lock prefixes instead of patching thousands of places for one vCPU.
+/// - `random.trust_cpu=on`: the random number generator is ready before the entropy device is.
+pub const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=1 8250.nr_uarts=1 panic=-1 reboot=t \
+                                pci=conf1 noreplace-smp random.trust_cpu=on";
+
+/// Runs the VMM for the shim at the other end of `channel` until the machine has ended, or the
+/// shim has closed its end. The process should end then.
+///
+/// # Errors
+/// Fails when the control channel does, or when the shim does not keep to the protocol. What is
+/// wrong with a request is not an error but an answer to it.
+pub fn run(channel: Channel) -> Result<(), ControlError> {
+    control::serve(channel, events::monotonic_ns())
+}

@@ -71,7 +71,7 @@ impl VirtioFunction {
             subsystem: (VENDOR, 0x40),
         });
         config.add_bar(bar, BAR_LENGTH);
-        let vectors = vectors_of(&transport);
+        let vectors = transport.vectors();
         let notify_length = transport.queue_count() as u32 * NOTIFY_MULTIPLIER;
         let device_length = transport.config_length() as u32;
         add_structure(&mut config, COMMON_CFG, COMMON, COMMON_LENGTH as u32, &[]);
@@ -207,11 +207,6 @@ fn add_structure(config: &mut ConfigSpace, kind: u8, offset: u32, length: u32, e
     body.extend(length.to_le_bytes());
     body.extend(extra);
     config.add_capability(VENDOR_SPECIFIC, &body)
-}
-
-/// Vectors of a device: one for each queue and one for the configuration.
-pub(crate) fn vectors_of(transport: &Transport) -> u16 {
-    u16::try_from(transport.queue_count() + 1).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]

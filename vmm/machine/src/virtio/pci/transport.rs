@@ -146,6 +146,11 @@ impl Transport {
         }
     }
 
+    /// Number of MSI-X vectors: one for each queue and one for the configuration.
+    pub(crate) fn vectors(&self) -> u16 {
+        u16::try_from(self.queue_count() + 1).unwrap_or(u16::MAX)
+    }
+
     /// Bytes of device configuration.
     pub(super) fn config_length(&self) -> usize {
         self.config.len()

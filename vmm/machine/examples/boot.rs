@@ -1,0 +1,129 @@
+//! Boots a kernel by hand: plays the shim for one machine.
+//!
+//! ```sh
+//! cargo run -p caisson-vmm --example boot -- kernel=vmlinux initrd=initrd.cpio vcpus=2 memory=256
+//! ```
+//!
+//! Prints what the machine says on its console and on the control channel. Runs the `caisson-vmm`
+//! that lies beside the directory of the examples. Other words go to the kernel's command line, in
+//! front of which the recommended one is put; `metrics` asks for the counters once a second.
+#![allow(unsafe_code, clippy::print_stdout)]
+
+use std::error::Error;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use caisson_control::{
+    BootConfig, CONTROL_FD, Channel, ChannelError, Event, FileRole, FromVmm, Reply, Request, ToVmm,
+    VERSION,
+};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let (mut kernel, mut initrd) = (None, None);
+    let (mut vcpus, mut memory_mib) = (1, 128);
+    let mut cmdline = caisson_vmm::COMMAND_LINE.to_owned();
+    let mut metrics = false;
+    for argument in std::env::args().skip(1) {
+        match argument.split_once('=') {
+            Some(("kernel", path)) => kernel = Some(File::open(path)?),
+            Some(("initrd", path)) => initrd = Some(File::open(path)?),
+            Some(("vcpus", number)) => vcpus = number.parse()?,
+            Some(("memory", number)) => memory_mib = number.parse()?,
+            _ if argument == "metrics" => metrics = true,
+            _ => {
+                cmdline.push(' ');
+                cmdline.push_str(&argument);
+            }
+        }
+    }
+    let console = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+    let kvm = File::options().read(true).write(true).open("/dev/kvm")?;
+    let mut files = vec![
+        (FileRole::Kvm, kvm),
+        (FileRole::Kernel, kernel.ok_or("kernel=PATH is missing")?),
+        (FileRole::Console, console),
+    ];
+    files.extend(initrd.map(|file| (FileRole::Initrd, file)));
+    let config = BootConfig {
+        version: VERSION,
+        vcpus,
+        memory_mib,
+        cmdline,
+        guest_cid: 3,
+        files: files.iter().map(|(role, _)| role.clone()).collect(),
+    };
+
+    let started = now();
+    let (channel, vmm) = Channel::pair()?;
+    let mut child = spawn(vmm.into())?;
+    let files: Vec<_> = files.iter().map(|(_, file)| file.as_fd()).collect();
+    let request = Request::Boot(config);
+    channel.send(&ToVmm { id: 1, request }, &files)?;
+    loop {
+        let message = match channel.receive::<FromVmm>() {
+            Ok((message, _)) => message,
+            Err(ChannelError::Closed) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let at = (now() - started) / 1000;
+        match &message {
+            FromVmm::Event(Event::Phase { phase, at_ns }) => {
+                println!("[{at:>8} us] {phase:?} at {} us", (at_ns - started) / 1000);
+            }
+            FromVmm::Event(Event::Exit(exit)) => {
+                println!("[{at:>8} us] exit: {:?}, console tail {:?}", exit.reason, exit.console);
+            }
+            message => println!("[{at:>8} us] {message:?}"),
+        }
+        let booted = matches!(
+            message,
+            FromVmm::Event(Event::Phase {
+                phase: caisson_control::Phase::AgentStarted,
+                ..
+            })
+        );
+        if booted && metrics {
+            let request = Request::Metrics;
+            channel.send(&ToVmm { id: 2, request }, &[])?;
+        }
+        if let FromVmm::Reply {
+            reply: Reply::Refused { .. },
+            ..
+        } = message
+        {
+            break;
+        }
+    }
+    drop(channel);
+    let status = child.wait()?;
+    println!("[{:>8} us] caisson-vmm ended: {status}", (now() - started) / 1000);
+    Ok(())
+}
+
+/// Starts the VMM with its end of the channel where it looks for it.
+fn spawn(socket: OwnedFd) -> Result<std::process::Child, Box<dyn Error>> {
+    let example = std::env::current_exe()?;
+    let binary = example
+        .parent()
+        .and_then(|examples| examples.parent())
+        .ok_or("no directory above the examples")?
+        .join("caisson-vmm");
+    let mut command = Command::new(binary);
+    // SAFETY: between fork and exec only dup2 is called, which is allowed there.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::dup2(socket.as_raw_fd(), CONTROL_FD) < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            Ok(())
+        })
+    };
+    Ok(command.spawn()?)
+}
+
+fn now() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

@@ -1,0 +1,93 @@
+//! Where the guest's serial output goes: to a file, if there is one, and into a short memory of the
+//! last lines, which is reported when the machine ends.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::OFlags;
+
+/// Bytes remembered.
+const TAIL_LENGTH: usize = 4096;
+
+/// What Linux writes when it panics.
+const PANIC_LINE: &str = "Kernel panic - not syncing";
+
+/// The last bytes of the output.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tail(Arc<Mutex<VecDeque<u8>>>);
+
+impl Tail {
+    /// The last bytes as text of at most 4 KiB. Guest data: to be shown, not to be acted upon.
+    pub(crate) fn text(&self) -> String {
+        let mut bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut text = String::from_utf8_lossy(bytes.make_contiguous()).into_owned();
+        // A replacement character is longer than the byte it stands for.
+        let surplus = text.len().saturating_sub(TAIL_LENGTH);
+        let start = (surplus..=text.len())
+            .find(|start| text.is_char_boundary(*start))
+            .unwrap_or(0);
+        text.drain(..start);
+        text
+    }
+
+    /// Whether the guest's kernel said that it panicked.
+    pub(crate) fn shows_panic(&self) -> bool {
+        self.text().contains(PANIC_LINE)
+    }
+
+    fn push(&self, byte: u8) {
+        let mut bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if bytes.len() >= TAIL_LENGTH {
+            bytes.pop_front();
+        }
+        bytes.push_back(byte);
+    }
+}
+
+/// Takes the output of the serial port.
+#[derive(Debug)]
+pub(crate) struct Console {
+    file: Option<File>,
+    tail: Tail,
+}
+
+impl Console {
+    /// Writes to `file`, which is made non-blocking, and remembers the end in `tail`.
+    ///
+    /// # Errors
+    /// Fails when `file` is not open for writing.
+    pub(crate) fn new(file: Option<File>, tail: Tail) -> io::Result<Self> {
+        if let Some(file) = &file {
+            let flags = rustix::fs::fcntl_getfl(file)?;
+            if flags & OFlags::RWMODE == OFlags::RDONLY {
+                return Err(io::Error::from(io::ErrorKind::PermissionDenied));
+            }
+            rustix::fs::fcntl_setfl(file, flags | OFlags::NONBLOCK)?;
+        }
+        Ok(Self { file, tail })
+    }
+}
+
+impl Write for Console {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for byte in bytes {
+            self.tail.push(*byte);
+        }
+        if let Some(file) = &mut self.file {
+            // What does not fit is dropped: the guest must not wait for whoever reads its console.
+            let _ = file.write(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "console_test.rs"]
+mod tests;

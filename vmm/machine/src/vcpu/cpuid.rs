@@ -1,0 +1,214 @@
+//! What CPUID says to the guest: what KVM supports on this host, with the topology of this machine
+//! and without what a tenant has no business with.
+
+use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
+
+/// Most leaves KVM hands out.
+pub(crate) const MAX_ENTRIES: usize = kvm_bindings::KVM_MAX_CPUID_ENTRIES;
+
+const FEATURES: u32 = 0x1;
+const CACHE_INTEL: u32 = 0x4;
+const EXTENDED_FEATURES: u32 = 0x7;
+const TOPOLOGY: u32 = 0xb;
+const XSAVE_LEAF: u32 = 0xd;
+const TOPOLOGY_V2: u32 = 0x1f;
+const EXTENDED_FEATURES_AMD: u32 = 0x8000_0001;
+const SIZES_AMD: u32 = 0x8000_0008;
+const SVM_AMD: u32 = 0x8000_000a;
+const CACHE_AMD: u32 = 0x8000_001d;
+const TOPOLOGY_AMD: u32 = 0x8000_001e;
+
+/// Leaf 1 ECX.
+const ECX_VMX: u32 = 1 << 5;
+const ECX_FMA: u32 = 1 << 12;
+const ECX_TSC_DEADLINE: u32 = 1 << 24;
+const ECX_XSAVE: u32 = 1 << 26;
+const ECX_OSXSAVE: u32 = 1 << 27;
+const ECX_AVX: u32 = 1 << 28;
+const ECX_F16C: u32 = 1 << 29;
+const ECX_HYPERVISOR: u32 = 1 << 31;
+/// Leaf 1 EDX: there may be several logical CPUs in the package.
+const EDX_HTT: u32 = 1 << 28;
+/// Leaf 7 EBX: AVX2 and everything of AVX-512.
+const EBX_AVX2_AND_512: u32 =
+    1 << 5 | 1 << 16 | 1 << 17 | 1 << 21 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 30 | 1 << 31;
+/// Leaf 7 ECX: vector instructions that need AVX state.
+const ECX_VECTOR: u32 = 1 << 1 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 14;
+/// Leaf 0x8000_0001 ECX.
+const ECX_CMP_LEGACY: u32 = 1 << 1;
+const ECX_SVM: u32 = 1 << 2;
+const ECX_XOP: u32 = 1 << 11;
+const ECX_FMA4: u32 = 1 << 16;
+
+/// Bytes of the legacy area and the header of an XSAVE image.
+const XSAVE_MINIMUM: u32 = 576;
+
+/// What all vCPUs of a machine have in common.
+pub(crate) struct Template {
+    entries: Vec<kvm_cpuid_entry2>,
+    vcpus: u8,
+}
+
+impl Template {
+    /// Makes the template from what KVM supports.
+    pub(crate) fn new(supported: &CpuId, vcpus: u8, tsc_deadline: bool) -> Self {
+        let mut entries = supported.as_slice().to_vec();
+        let highest = entries
+            .iter()
+            .find(|entry| entry.function == 0)
+            .map_or(0, |entry| entry.eax);
+        hide_nested_virtualisation(&mut entries);
+        if !xsave_consistent(&entries) {
+            hide_xsave(&mut entries);
+        }
+        for entry in &mut entries {
+            if entry.function == FEATURES {
+                entry.ecx |= ECX_HYPERVISOR;
+                if tsc_deadline {
+                    entry.ecx |= ECX_TSC_DEADLINE;
+                }
+            }
+        }
+        // KVM repeats what the host has, whose topology is of no use here.
+        entries.retain(|entry| !matches!(entry.function, TOPOLOGY | TOPOLOGY_V2));
+        if highest >= TOPOLOGY {
+            entries.extend((0..3).map(|index| topology(index, vcpus)));
+        }
+        for entry in &mut entries {
+            share_caches(entry, vcpus);
+        }
+        Self { entries, vcpus }
+    }
+
+    /// The leaves of vCPU `index`, whose APIC id is the same number.
+    ///
+    /// # Errors
+    /// Fails when there are more leaves than KVM takes.
+    pub(crate) fn for_vcpu(
+        &self,
+        index: u8,
+    ) -> Result<CpuId, vmm_sys_util::fam::Error> {
+        let mut entries = self.entries.clone();
+        let apic_id = u32::from(index);
+        for entry in &mut entries {
+            match entry.function {
+                FEATURES => {
+                    let logical = u32::from(self.vcpus).next_power_of_two();
+                    entry.ebx = entry.ebx & 0xffff | logical << 16 | apic_id << 24;
+                    if self.vcpus > 1 {
+                        entry.edx |= EDX_HTT;
+                    } else {
+                        entry.edx &= !EDX_HTT;
+                    }
+                }
+                TOPOLOGY => entry.edx = apic_id,
+                EXTENDED_FEATURES_AMD if self.vcpus > 1 => entry.ecx |= ECX_CMP_LEGACY,
+                SIZES_AMD => {
+                    let cores = u32::from(self.vcpus) - 1;
+                    entry.ecx = entry.ecx & !0xf0ff | cores | id_bits(self.vcpus) << 12;
+                }
+                TOPOLOGY_AMD => {
+                    entry.eax = apic_id;
+                    // One thread for each core, one node for all.
+                    entry.ebx = apic_id;
+                    entry.ecx = 0;
+                }
+                _ => {}
+            }
+        }
+        CpuId::from_entries(&entries)
+    }
+}
+
+/// Bits of the APIC id that number the CPUs of the package.
+fn id_bits(vcpus: u8) -> u32 {
+    u32::from(vcpus).next_power_of_two().trailing_zeros()
+}
+
+/// Sub-leaf `index` of the extended topology: one thread for each core, all cores in one package.
+fn topology(index: u32, vcpus: u8) -> kvm_cpuid_entry2 {
+    const LEVEL_THREAD: u32 = 1 << 8;
+    const LEVEL_CORE: u32 = 2 << 8;
+    let (eax, ebx, level) = match index {
+        0 => (0, 1, LEVEL_THREAD),
+        1 => (id_bits(vcpus), u32::from(vcpus), LEVEL_CORE),
+        _ => (0, 0, 0),
+    };
+    kvm_cpuid_entry2 {
+        function: TOPOLOGY,
+        index,
+        flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+        eax,
+        ebx,
+        ecx: index | level,
+        ..kvm_cpuid_entry2::default()
+    }
+}
+
+/// Says which vCPUs share a cache: the last level all, the others none.
+fn share_caches(entry: &mut kvm_cpuid_entry2, vcpus: u8) {
+    if !matches!(entry.function, CACHE_INTEL | CACHE_AMD) || entry.eax & 0x1f == 0 {
+        return;
+    }
+    let others = u32::from(vcpus).next_power_of_two() - 1;
+    let level = entry.eax >> 5 & 7;
+    let sharing = if level >= 3 { others } else { 0 };
+    entry.eax = entry.eax & 0x3fff | sharing << 14;
+    if entry.function == CACHE_INTEL {
+        entry.eax |= others << 26;
+    }
+}
+
+/// A tenant's machine runs no machines of its own: nested virtualisation is a large part of KVM
+/// and would be reachable from the guest.
+fn hide_nested_virtualisation(entries: &mut Vec<kvm_cpuid_entry2>) {
+    entries.retain(|entry| entry.function != SVM_AMD);
+    for entry in entries {
+        match entry.function {
+            FEATURES => entry.ecx &= !ECX_VMX,
+            EXTENDED_FEATURES_AMD => entry.ecx &= !ECX_SVM,
+            _ => {}
+        }
+    }
+}
+
+/// Whether the sizes in the XSAVE leaf fit together. Under an emulated host CPU they may not, and
+/// then the guest's kernel complains and gives XSAVE up.
+fn xsave_consistent(entries: &[kvm_cpuid_entry2]) -> bool {
+    let sub_leaf = |index| {
+        entries
+            .iter()
+            .find(|entry| entry.function == XSAVE_LEAF && entry.index == index)
+    };
+    let Some(main) = sub_leaf(0) else {
+        return true;
+    };
+    let features = u64::from(main.edx) << 32 | u64::from(main.eax);
+    let end = (2..63)
+        .filter(|feature| features >> feature & 1 != 0)
+        .map(|feature| sub_leaf(feature).map_or(0, |area| area.ebx.saturating_add(area.eax)))
+        .fold(XSAVE_MINIMUM, u32::max);
+    end == main.ecx
+}
+
+/// Hides XSAVE and all that needs it.
+fn hide_xsave(entries: &mut Vec<kvm_cpuid_entry2>) {
+    entries.retain(|entry| entry.function != XSAVE_LEAF);
+    for entry in entries {
+        match (entry.function, entry.index) {
+            (FEATURES, _) => {
+                entry.ecx &= !(ECX_FMA | ECX_XSAVE | ECX_OSXSAVE | ECX_AVX | ECX_F16C);
+            }
+            (EXTENDED_FEATURES, 0) => {
+                entry.ebx &= !EBX_AVX2_AND_512;
+                entry.ecx &= !ECX_VECTOR;
+            }
+            (EXTENDED_FEATURES_AMD, _) => entry.ecx &= !(ECX_XOP | ECX_FMA4),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "cpuid_test.rs"]
+mod tests;

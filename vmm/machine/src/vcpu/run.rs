@@ -1,0 +1,227 @@
+//! The thread of a vCPU: enter the guest, do what it asks for, enter again.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::{io, thread};
+
+use caisson_control::ExitReason;
+use kvm_bindings::kvm_run;
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use super::kick::{Kickable, ThreadId};
+use crate::bus::Bus;
+use crate::events::EventSender;
+
+/// Stack of a vCPU thread. The devices it calls keep little on it.
+const STACK_SIZE: usize = 256 * 1024;
+
+/// All vCPUs of a machine.
+pub(crate) struct Vcpus {
+    threads: Vec<Thread>,
+    entrance: Arc<Entrance>,
+    stop: Arc<AtomicBool>,
+}
+
+struct Thread {
+    handle: JoinHandle<()>,
+    id: ThreadId,
+    exits: Arc<AtomicU64>,
+}
+
+/// Why a vCPU left the guest for good.
+enum End {
+    /// The machine ends anyway.
+    Stopped,
+    /// The guest reset or shut itself down.
+    Shutdown,
+    /// It cannot go on.
+    Failed(String),
+}
+
+impl Vcpus {
+    /// Starts one thread for each vCPU. They wait until [`Vcpus::enter`] is called.
+    ///
+    /// # Errors
+    /// Fails when a thread cannot be started; those that were are ended again.
+    pub(crate) fn start(
+        vcpus: Vec<VcpuFd>,
+        bus: &Arc<Bus>,
+        events: &EventSender,
+    ) -> io::Result<Self> {
+        let mut all = Self {
+            threads: Vec::with_capacity(vcpus.len()),
+            entrance: Arc::default(),
+            stop: Arc::new(AtomicBool::new(false)),
+        };
+        let (sender, receiver) = std::sync::mpsc::channel();
+        for (index, vcpu) in vcpus.into_iter().enumerate() {
+            let exits = Arc::new(AtomicU64::new(0));
+            let runner = Runner {
+                index,
+                bus: Arc::clone(bus),
+                events: events.clone(),
+                stop: Arc::clone(&all.stop),
+                exits: Arc::clone(&exits),
+            };
+            let entrance = Arc::clone(&all.entrance);
+            let id = sender.clone();
+            let handle = thread::Builder::new()
+                .name(format!("vcpu{index}"))
+                .stack_size(STACK_SIZE)
+                .spawn(move || {
+                    let vcpu = Kickable::new(vcpu);
+                    // Nobody listens if the start failed, and then the stop flag is set.
+                    let _ = id.send(ThreadId::current());
+                    entrance.wait();
+                    runner.run(vcpu);
+                })?;
+            let id = receiver.recv().map_err(io::Error::other)?;
+            all.threads.push(Thread { handle, id, exits });
+        }
+        Ok(all)
+    }
+
+    /// Lets all vCPUs enter the guest.
+    pub(crate) fn enter(&self) {
+        self.entrance.open();
+    }
+
+    /// Exits from guest mode to us so far, of each vCPU.
+    pub(crate) fn exits(&self) -> Vec<u64> {
+        let exits = |thread: &Thread| thread.exits.load(Ordering::Relaxed);
+        self.threads.iter().map(exits).collect()
+    }
+
+    /// Gets all vCPUs out of the guest and ends their threads.
+    pub(crate) fn stop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.entrance.open();
+        for thread in &self.threads {
+            thread.id.kick();
+        }
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has ended too.
+            let _ = thread.handle.join();
+        }
+    }
+}
+
+impl Drop for Vcpus {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The way into the guest, closed until all vCPUs are ready.
+#[derive(Default)]
+struct Entrance {
+    open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Entrance {
+    fn open(&self) {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.opened.notify_all();
+    }
+
+    fn wait(&self) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        // The guard is not needed; a poisoned lock still tells whether the way is open.
+        drop(self.opened.wait_while(open, |open| !*open));
+    }
+}
+
+/// What a vCPU thread works with.
+struct Runner {
+    index: usize,
+    bus: Arc<Bus>,
+    events: EventSender,
+    stop: Arc<AtomicBool>,
+    exits: Arc<AtomicU64>,
+}
+
+impl Runner {
+    fn run(self, mut vcpu: Kickable) {
+        match self.enter_until_end(&mut vcpu) {
+            End::Stopped => {}
+            End::Shutdown => self.events.exit(ExitReason::Shutdown),
+            End::Failed(message) => self.events.fail(format!("vcpu{}: {message}", self.index)),
+        }
+    }
+
+    fn enter_until_end(&self, vcpu: &mut Kickable) -> End {
+        while !self.stop.load(Ordering::Acquire) {
+            let end = match vcpu.vcpu().run() {
+                Ok(exit) => {
+                    self.exits.fetch_add(1, Ordering::Relaxed);
+                    self.handle(exit)
+                }
+                Err(error) if error.errno() == libc::EINTR => {
+                    vcpu.clear();
+                    None
+                }
+                Err(error) if error.errno() == libc::EAGAIN => None,
+                Err(error) => Some(End::Failed(format!("KVM_RUN failed: {error}"))),
+            };
+            match end {
+                None => {}
+                Some(End::Failed(message)) => return End::Failed(explain(message, vcpu)),
+                Some(end) => return end,
+            }
+        }
+        End::Stopped
+    }
+
+    /// Does what the guest asks for; the end, if it asks for that.
+    fn handle(&self, exit: VcpuExit<'_>) -> Option<End> {
+        match exit {
+            VcpuExit::IoIn(port, data) => self.bus.port_read(port, data),
+            VcpuExit::IoOut(port, data) => self.bus.port_write(port, data),
+            VcpuExit::MmioRead(address, data) => self.bus.memory_read(address, data),
+            VcpuExit::MmioWrite(address, data) => self.bus.memory_write(address, data),
+            // A triple fault, which is how the guest's kernel resets a machine without firmware.
+            VcpuExit::Shutdown | VcpuExit::SystemEvent(..) => return Some(End::Shutdown),
+            VcpuExit::Intr | VcpuExit::IrqWindowOpen => {}
+            VcpuExit::FailEntry(reason, cpu) => {
+                return Some(End::Failed(format!(
+                    "KVM cannot enter the guest: hardware reason {reason:#x} on CPU {cpu}"
+                )));
+            }
+            VcpuExit::InternalError => {
+                return Some(End::Failed("KVM internal error".to_owned()));
+            }
+            other => return Some(End::Failed(format!("unexpected exit {other:?}"))),
+        }
+        None
+    }
+}
+
+/// Adds to a failure where the guest was, and KVM's own numbers.
+fn explain(message: String, vcpu: &mut Kickable) -> String {
+    let details = internal_error(vcpu.vcpu().get_kvm_run());
+    let place = match vcpu.vcpu().get_regs() {
+        Ok(registers) => format!("rip {:#x}", registers.rip),
+        Err(error) => format!("registers unknown: {error}"),
+    };
+    format!("{message}{details}; {place}")
+}
+
+/// Suberror and data of an internal error.
+#[allow(unsafe_code)]
+fn internal_error(run: &kvm_run) -> String {
+    if run.exit_reason != kvm_bindings::KVM_EXIT_INTERNAL_ERROR {
+        return String::new();
+    }
+    // SAFETY: the exit reason says that this is the field of the union that KVM filled in; all
+    // bit patterns are valid for it.
+    let internal = unsafe { run.__bindgen_anon_1.internal };
+    let count = usize::try_from(internal.ndata).unwrap_or(usize::MAX);
+    let data: Vec<u64> = internal.data.into_iter().take(count).collect();
+    format!(" {}, data {data:x?}", internal.suberror)
+}
+
+#[cfg(test)]
+#[path = "run_test.rs"]
+mod tests;
