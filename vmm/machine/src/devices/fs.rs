@@ -243,7 +243,7 @@ fn negotiate(frontend: &mut Frontend, features: u64, owned: bool) -> io::Result<
 fn share_memory(frontend: &Frontend, memory: &GuestRam) -> io::Result<()> {
     let regions = memory
         .iter()
-        .map(|region| VhostUserMemoryRegionInfo::from_guest_region(region))
+        .map(VhostUserMemoryRegionInfo::from_guest_region)
         .collect::<Result<Vec<_>, _>>()
         .map_err(protocol)?;
     frontend.set_mem_table(&regions).map_err(protocol)?;
