@@ -1,0 +1,139 @@
+//! PID 1: from the first instruction to the hello, and on to the service.
+//!
+//! Everything before the hello is start-up latency of the pod, so nothing is done before it that
+//! could be done after it, and the event loop begins to turn behind it.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use caisson_protocol::{AGENT_PORT, HELLO_PORT, Hello, STREAM_PORT, VERSION};
+use tokio::sync::Notify;
+
+use crate::boot::{self, kernel, loopback, mounts, phase, power};
+use crate::cgroup;
+use crate::container::Tools;
+use crate::error::{AgentError, Doing};
+use crate::launch::Launcher;
+use crate::pod::Pod;
+use crate::reaper::Reaper;
+use crate::service::Service;
+use crate::socket::{self, Listener};
+use crate::streams::Streams;
+
+/// Where the state of containers is kept.
+const STATE: &str = "/run/caisson/containers";
+
+/// Runs the guest. Comes back only when it cannot go on; PID 1 then ends, and the kernel panics,
+/// which is what the host is to see.
+#[must_use]
+pub fn run() -> i32 {
+    phase::mark();
+    std::panic::set_hook(Box::new(|panic| {
+        last_words(&format!("the agent failed: {panic}"));
+    }));
+    crate::signal::ignore_broken_pipes();
+    match start() {
+        Ok(()) => 0,
+        Err(error) => {
+            last_words(&format!("the agent cannot go on: {error}"));
+            1
+        }
+    }
+}
+
+/// Writes to the console, or else to the kernel's log, whose end the host shows.
+fn last_words(text: &str) {
+    for log in ["/dev/console", "/dev/kmsg"] {
+        if let Ok(mut file) = File::options().write(true).open(log)
+            && file
+                .write_all(format!("caisson-agent: {text}\n").as_bytes())
+                .is_ok()
+        {
+            return;
+        }
+    }
+}
+
+fn start() -> Result<(), AgentError> {
+    mounts::leave_initramfs().doing("leave the initramfs")?;
+    let mut missing = mounts::mount_first().doing("prepare the guest")?;
+    boot::fill_standard_streams().doing("open /dev/null")?;
+    if cgroup::prepare().is_err() && !missing.contains(&"CONFIG_CGROUPS") {
+        missing.push("CONFIG_CGROUPS");
+    }
+    for option in kernel::missing() {
+        if !missing.contains(&option) {
+            missing.push(option);
+        }
+    }
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .doing("make an event loop")?
+        .block_on(serve(missing))
+}
+
+async fn serve(missing: Vec<&'static str>) -> Result<(), AgentError> {
+    // Who hears the hello may connect at once.
+    let requests = Listener::vsock(AGENT_PORT).doing("listen for requests on vsock")?;
+    let streams_listener = Listener::vsock(STREAM_PORT).doing("listen for streams on vsock")?;
+    say_hello(missing)?;
+
+    // Work that the host's next request would otherwise wait for.
+    let shared = mounts::mount_shared();
+    mounts::mount_later().doing("prepare the guest")?;
+    if let Err(error) = loopback::raise() {
+        last_words(&format!("the loopback interface stays down: {error}"));
+    }
+    fs::create_dir_all(STATE).doing("make the directory for containers")?;
+    if let Err(error) = shared {
+        // Not fatal: a pod may live on block devices alone.
+        last_words(&format!(
+            "no directory of the host is shared with this guest: {error}"
+        ));
+    }
+
+    let shutdown = Arc::new(Notify::new());
+    let tools = Tools {
+        reaper: Reaper::default(),
+        streams: Streams::default(),
+        launcher: Launcher::default(),
+        state: PathBuf::from(STATE),
+    };
+    let mut reaper = tokio::spawn(tools.reaper.clone().run());
+    let mut streams = tokio::spawn(tools.streams.clone().serve(streams_listener));
+    let service = Service::new(Arc::new(Pod::new(tools)), Arc::clone(&shutdown));
+    let _server = service
+        .serve(requests)
+        .await
+        .map_err(|error| AgentError::Internal(format!("cannot serve requests: {error}")))?;
+    let ended = |what: &str, result: Result<io::Result<()>, tokio::task::JoinError>| {
+        AgentError::Internal(format!("{what} ended: {result:?}"))
+    };
+    tokio::select! {
+        () = shutdown.notified() => {}
+        result = &mut reaper => return Err(ended("collecting processes", result)),
+        result = &mut streams => return Err(ended("accepting streams", result)),
+    }
+    Err(AgentError::Internal(format!(
+        "cannot reset the machine: {}",
+        power::reset()
+    )))
+}
+
+fn say_hello(missing: Vec<&'static str>) -> Result<(), AgentError> {
+    let hello = Hello {
+        version: VERSION,
+        kernel: kernel::release(),
+        missing: missing.into_iter().map(str::to_owned).collect(),
+    };
+    let line = hello
+        .to_line()
+        .map_err(|error| AgentError::Internal(error.to_string()))?;
+    let socket = socket::connect_to_host(HELLO_PORT).doing("connect to the host")?;
+    File::from(socket)
+        .write_all(&line)
+        .doing("say hello to the host")
+}

@@ -1,0 +1,25 @@
+//! Caisson's guest agent: PID 1 of the pod's virtual machine.
+//!
+//! It mounts what a Linux system needs, says hello to the host, and then does what the host asks
+//! over ttrpc ([`service`]): it makes containers ([`pod`], [`launch`]), moves their standard
+//! streams ([`streams`], [`stdio`]), and collects every process that ends ([`reaper`]).
+
+pub mod boot;
+pub mod cgroup;
+pub mod container;
+pub mod descriptor;
+pub mod error;
+pub mod identifier;
+pub mod init;
+pub mod launch;
+pub mod pod;
+pub mod process;
+pub mod reaper;
+pub mod service;
+pub mod signal;
+pub mod socket;
+pub mod specification;
+pub mod stdio;
+pub mod streams;
+pub mod sysctl;
+pub mod terminal;
