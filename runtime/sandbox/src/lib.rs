@@ -8,11 +8,16 @@
 //! What comes out of the guest and out of the VMM is hostile: it is bounded, checked and never
 //! part of a path on the host.
 
+mod agent;
+mod boot;
 mod config;
+mod connection;
+mod container;
 mod error;
 mod guest_text;
 mod identifier;
 mod kernel_check;
+mod machine;
 mod mounts;
 mod request;
 mod sandbox;

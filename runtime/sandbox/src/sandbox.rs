@@ -1,22 +1,54 @@
-//! One pod's virtual machine.
+//! One pod's virtual machine, from start to stop.
 
-use std::io;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+use std::{fmt, io};
 
-use caisson_protocol::agent::StatsResponse;
+use tokio::sync::Mutex;
 
-use crate::{
-    Config, CreateContainer, CreateExec, ErrorKind, ProcessExit, ProcessId, ProcessStreams,
-    SandboxError, SandboxOptions, VmEnd,
-};
+use crate::agent::Agent;
+use crate::config::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
+use crate::machine::{self, HostFiles, Machine, MachineParts, Phases};
+use crate::mounts::{ContainerDir, StateDir};
+use crate::{Config, ErrorKind, SandboxError, SandboxOptions, VmEnd, boot, guest_text, identifier};
 
 /// One pod's virtual machine with its file server and agent. Share it as `Arc<Sandbox>`.
-#[derive(Debug)]
-pub struct Sandbox {}
+///
+/// All its futures may be dropped at any time; what they began is then undone or goes on by
+/// itself. Dropping the last handle ends the machine and removes what it left, but blocks for
+/// that: prefer [`Sandbox::stop`].
+pub struct Sandbox {
+    pub(crate) agent: Agent,
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) containers: std::sync::Mutex<HashMap<String, Container>>,
+    pub(crate) next_stream: AtomicU64,
+    pub(crate) started_at: SystemTime,
+    kernel: String,
+    phases: Arc<Phases>,
+    /// `None` once it is removed. Locked while it is being removed.
+    state: Mutex<Option<Arc<StateDir>>>,
+}
 
-fn missing() -> SandboxError {
-    SandboxError::new(ErrorKind::Internal, "not written yet")
+/// What the host knows of a container.
+#[derive(Debug)]
+pub(crate) enum Container {
+    /// It is being created; its name is taken.
+    Creating,
+    /// It exists.
+    Created(ContainerDir),
+}
+
+impl fmt::Debug for Sandbox {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Sandbox")
+            .field("pid", &self.machine.pid())
+            .field("kernel", &self.kernel)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Sandbox {
@@ -28,149 +60,156 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] for options out of range,
-    /// [`ErrorKind::FailedPrecondition`] for what the machine lacks (a file, `/dev/kvm`),
-    /// [`ErrorKind::Unavailable`] when the guest did not come up.
+    /// [`ErrorKind::AlreadyExists`] if the state directory exists,
+    /// [`ErrorKind::FailedPrecondition`] for what the machine lacks (a file, `/dev/kvm`) or a
+    /// guest that does not fit, [`ErrorKind::Unavailable`] when the guest did not come up.
     pub async fn start(
-        _config: &Config,
-        _options: SandboxOptions,
+        config: &Config,
+        options: SandboxOptions,
     ) -> Result<Arc<Self>, SandboxError> {
-        Err(missing())
+        let phases = Arc::new(Phases::default());
+        phases.now("sandbox-start");
+        let started_at = SystemTime::now();
+        check(&options)?;
+        let mut host = HostFiles::open(config, &format!("{}-{}", options.namespace, options.id))?;
+        let state = Arc::new(StateDir::create(&options.state_dir)?);
+        let parts = MachineParts {
+            config,
+            state_dir: state.path(),
+            export: state.export(),
+            phases: phases.clone(),
+        };
+        let started = Machine::start(&parts, host.take_console())?;
+        let machine = Arc::new(started.machine);
+        let up = async {
+            let files = (started.file_server, started.console);
+            boot::boot(&machine, config, &options, host, files.0, files.1).await?;
+            let hello = boot::hello(&machine, config, started.hello).await?;
+            phases.now("hello");
+            let agent = Agent::connect(machine.clone()).await?;
+            phases.now("connected");
+            Ok::<_, SandboxError>((hello, agent))
+        };
+        let (hello, agent) = match up.await {
+            Ok(up) => up,
+            Err(error) => {
+                machine.stop().await;
+                return Err(error);
+            }
+        };
+        Ok(Arc::new(Self {
+            agent,
+            machine,
+            containers: std::sync::Mutex::default(),
+            next_stream: AtomicU64::new(1),
+            started_at,
+            kernel: guest_text::line(&hello.kernel),
+            phases,
+            state: Mutex::new(Some(state)),
+        }))
     }
 
     /// Host process id of the VMM.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        0
+        self.machine.pid()
     }
 
     /// Release of the guest kernel (`uname -r`), as the agent reported it.
     #[must_use]
     pub fn guest_kernel(&self) -> &str {
-        ""
+        &self.kernel
     }
 
-    /// The phases of the start that were reached, in order, with `CLOCK_MONOTONIC` in
+    /// The phases of the start that were reached, in order of time, with `CLOCK_MONOTONIC` in
     /// nanoseconds: sandbox-start, vmm-started, vcpu-entered, agent-started, hello, connected.
     #[must_use]
     pub fn phases(&self) -> Vec<(String, u64)> {
-        Vec::new()
+        self.phases.all()
     }
 
     /// Returns when the virtual machine is gone, for whatever reason. Any number of callers.
     pub async fn ended(&self) -> VmEnd {
-        std::future::pending().await
+        self.machine.ended().await
     }
 
-    /// Prepares the root file system and the bind mounts, opens the streams and has the agent
-    /// create the container; its init process waits for [`Sandbox::start_process`]. Undoes
-    /// everything on failure.
-    ///
-    /// # Errors
-    /// [`ErrorKind::AlreadyExists`] for a second container of that id; what the agent says for a
-    /// program that does not exist or cannot be run.
-    pub async fn create_container(
-        &self,
-        _request: CreateContainer,
-    ) -> Result<ProcessStreams, SandboxError> {
-        Err(missing())
+    /// Ends the VMM and the file server and removes everything on the host. Idempotent; returns
+    /// when all is gone.
+    pub async fn stop(&self) {
+        self.machine.stop().await;
+        let mut state = self.state.lock().await;
+        let containers = std::mem::take(&mut *self.containers());
+        let Some(removed) = state.take() else {
+            return;
+        };
+        let removal = tokio::task::spawn_blocking(move || {
+            drop(containers);
+            // Not by dropping it: a container that is still being created may hold it too.
+            StateDir::remove(removed.path())
+        });
+        match removal.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("files of the sandbox were not removed: {error}"),
+            Err(error) => tracing::warn!("files of the sandbox were not removed: {error}"),
+        }
     }
 
-    /// Registers one more process for a container; it runs at [`Sandbox::start_process`].
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`] without such a container, [`ErrorKind::FailedPrecondition`] when
-    /// its init has ended, [`ErrorKind::AlreadyExists`] for a second exec of that name.
-    pub async fn create_exec(&self, _request: CreateExec) -> Result<ProcessStreams, SandboxError> {
-        Err(missing())
+    /// The state directory, as long as the sandbox is not stopped.
+    pub(crate) async fn state_dir(&self) -> Result<Arc<StateDir>, SandboxError> {
+        self.state
+            .lock()
+            .await
+            .clone()
+            .ok_or_else(|| SandboxError::new(ErrorKind::Unavailable, "the sandbox is stopped"))
     }
 
-    /// Runs a created process.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`] or [`ErrorKind::FailedPrecondition`].
-    pub async fn start_process(&self, _process: &ProcessId) -> Result<(), SandboxError> {
-        Err(missing())
+    /// The containers; held only for moments.
+    pub(crate) fn containers(&self) -> std::sync::MutexGuard<'_, HashMap<String, Container>> {
+        self.containers
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Waits until a process has ended; returns at once if it already has.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`] for an unknown process, [`ErrorKind::Unavailable`] when the
-    /// machine ends first.
-    pub async fn wait_process(&self, _process: &ProcessId) -> Result<ProcessExit, SandboxError> {
-        Err(missing())
+    /// A number for a standard stream, never 0.
+    pub(crate) fn stream_number(&self) -> u64 {
+        self.next_stream.fetch_add(1, Ordering::Relaxed)
     }
+}
 
-    /// Sends a signal (1 to 64) to a process, or with `all` to every process of its container.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`] when it has ended, [`ErrorKind::FailedPrecondition`] for an exec
-    /// that was not started.
-    pub async fn signal(
-        &self,
-        _process: &ProcessId,
-        _signal: u32,
-        _all: bool,
-    ) -> Result<(), SandboxError> {
-        Err(missing())
+fn check(options: &SandboxOptions) -> Result<(), SandboxError> {
+    identifier::check("sandbox", &options.id)?;
+    identifier::check("namespace", &options.namespace)?;
+    let invalid = |message| Err(SandboxError::new(ErrorKind::InvalidArgument, message));
+    if !(1..=MAX_VCPUS).contains(&options.vcpus) {
+        return invalid(format!(
+            "{} vCPUs are not possible, 1 to {MAX_VCPUS} are",
+            options.vcpus
+        ));
     }
-
-    /// Forgets an ended process. For a container's init it also ends what is left of the
-    /// container and undoes its mounts on the host, even when the machine is gone.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`], or [`ErrorKind::FailedPrecondition`] while it runs.
-    pub async fn delete_process(&self, _process: &ProcessId) -> Result<(), SandboxError> {
-        Err(missing())
+    if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&options.memory_mib) {
+        return invalid(format!(
+            "{} MiB of memory are not possible, {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} are",
+            options.memory_mib
+        ));
     }
-
-    /// Sets the size of a process's terminal in characters; without a terminal does nothing.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`] for an unknown process.
-    pub async fn resize(
-        &self,
-        _process: &ProcessId,
-        _width: u32,
-        _height: u32,
-    ) -> Result<(), SandboxError> {
-        Err(missing())
+    if !options.state_dir.is_absolute() {
+        return invalid(format!(
+            "state directory {} is not an absolute path",
+            options.state_dir.display()
+        ));
     }
-
-    /// Tells the agent that no more input follows what was already sent.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`] for an unknown process.
-    pub async fn close_stdin(&self, _process: &ProcessId) -> Result<(), SandboxError> {
-        Err(missing())
-    }
-
-    /// The processes of a container as the guest numbers them.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`] for an unknown container.
-    pub async fn list_processes(&self, _container_id: &str) -> Result<Vec<u32>, SandboxError> {
-        Err(missing())
-    }
-
-    /// Resource usage of a container.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`] for an unknown container.
-    pub async fn stats(&self, _container_id: &str) -> Result<StatsResponse, SandboxError> {
-        Err(missing())
-    }
-
-    /// Ends the VMM and the file server and removes everything on the host. Idempotent.
-    pub async fn stop(&self) {}
+    Ok(())
 }
 
 /// Cleans up after a sandbox whose process is gone: kills the VMM and the file server recorded in
-/// `state_dir` (after comparing their start times), unmounts what is mounted below it and removes
-/// it. Idempotent. Returns the process id of the VMM if one was recorded.
+/// `state_dir` (after comparing their start times), unmounts what is mounted below it in the
+/// caller's mount namespace and removes it, with its two parents if they are empty. Idempotent.
+/// Returns the process id of the VMM if one was recorded. Blocks, at most for seconds.
 ///
 /// # Errors
-/// Fails when something could not be removed.
-pub fn clean_up(_state_dir: &Path) -> io::Result<Option<u32>> {
-    Err(io::ErrorKind::Unsupported.into())
+/// Fails when something could not be killed or removed.
+pub fn clean_up(state_dir: &Path) -> io::Result<Option<u32>> {
+    let vmm = machine::kill_recorded(state_dir)?;
+    StateDir::remove(state_dir)?;
+    Ok(vmm)
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use super::VmSize;
 use crate::Config;
 
-fn size(resources: Value, annotations: Value) -> (u8, u32) {
+fn size(resources: &Value, annotations: &Value) -> (u8, u32) {
     let spec: Spec = serde_json::from_value(json!({
         "ociVersion": "1.1.0",
         "annotations": annotations,
@@ -54,7 +54,7 @@ fn limits_make_the_machine() {
         (json!({"memory": {"limit": 0}}), (3, 300)),
         (json!({"memory": {"limit": i64::MAX}}), (3, 1024 * 1024)),
     ] {
-        assert_eq!(size(resources.clone(), json!({})), expected, "{resources}");
+        assert_eq!(size(&resources, &json!({})), expected, "{resources}");
     }
 }
 
@@ -66,13 +66,13 @@ fn a_kubernetes_pod_says_its_size_in_annotations() {
         "io.kubernetes.cri.sandbox-memory": "1073741824",
     });
     let holder = json!({"memory": {"limit": 1_000_000}, "cpu": {"quota": 1000}});
-    assert_eq!(size(holder, pod), (5, 1024 + 16 + 96));
+    assert_eq!(size(&holder, &pod), (5, 1024 + 16 + 96));
 
     let unlimited = json!({
         "io.kubernetes.cri.sandbox-cpu-quota": "0",
         "io.kubernetes.cri.sandbox-memory": "0",
     });
-    assert_eq!(size(json!({}), unlimited), (3, 300));
+    assert_eq!(size(&json!({}), &unlimited), (3, 300));
     let nonsense = json!({"io.kubernetes.cri.sandbox-memory": "plenty"});
-    assert_eq!(size(json!({}), nonsense), (3, 300));
+    assert_eq!(size(&json!({}), &nonsense), (3, 300));
 }

@@ -7,7 +7,7 @@ use super::{BindMount, GuestSpec, for_guest, process_for_guest};
 use crate::{ErrorKind, SandboxError};
 
 /// Merges `patch` into a small complete configuration.
-fn rewritten(patch: Value) -> Result<GuestSpec, SandboxError> {
+fn rewritten(patch: &Value) -> Result<GuestSpec, SandboxError> {
     let mut spec = json!({
         "ociVersion": "1.1.0",
         "root": {"path": "rootfs"},
@@ -34,7 +34,7 @@ fn the_root_is_in_the_shared_directory() {
             json!(true),
         ),
     ] {
-        let guest = rewritten(json!({ "root": root })).unwrap();
+        let guest = rewritten(&json!({ "root": root })).unwrap();
         assert_eq!(guest.host_root, PathBuf::from(host));
         let root = &as_json(&guest)["root"];
         assert_eq!(root["path"], "/run/caisson/shared/web/rootfs");
@@ -44,7 +44,7 @@ fn the_root_is_in_the_shared_directory() {
 
 #[test]
 fn sources_of_bind_mounts_are_replaced_and_the_rest_is_left_alone() {
-    let guest = rewritten(json!({"mounts": [
+    let guest = rewritten(&json!({"mounts": [
         {"destination": "/proc", "type": "proc", "source": "proc"},
         {"destination": "/a", "type": "bind", "source": "/host/a", "options": ["rbind", "ro"]},
         {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["mode=1777"]},
@@ -88,7 +88,7 @@ fn sources_of_bind_mounts_are_replaced_and_the_rest_is_left_alone() {
 
 #[test]
 fn what_belongs_to_the_host_is_dropped() {
-    let guest = rewritten(json!({
+    let guest = rewritten(&json!({
         "process": {
             "cwd": "/", "args": ["true"], "user": {"uid": 7, "gid": 8},
             "apparmorProfile": "docker-default", "selinuxLabel": "a:b:c",
@@ -147,7 +147,7 @@ fn what_belongs_to_the_host_is_dropped() {
 
 #[test]
 fn only_devices_that_every_kernel_has_are_passed_on() {
-    let guest = rewritten(json!({"linux": {"devices": [
+    let guest = rewritten(&json!({"linux": {"devices": [
         {"path": "/dev/null", "type": "c", "major": 1, "minor": 3},
         {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229},
         {"path": "/dev/kvm", "type": "c", "major": 10, "minor": 232},
@@ -187,7 +187,7 @@ fn a_configuration_that_cannot_run_is_refused() {
             "/data has no source",
         ),
     ] {
-        let error = rewritten(patch).unwrap_err();
+        let error = rewritten(&patch).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         assert!(error.to_string().contains(word), "{error}");
     }

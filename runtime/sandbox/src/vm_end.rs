@@ -8,6 +8,9 @@ pub struct VmEnd {
     /// For people: one sentence, followed by the last lines of the guest's console where they
     /// say more.
     pub description: String,
+    /// The last lines of the guest's console, at most 4096 characters without control
+    /// characters; empty if the VMM did not get to report them.
+    pub console: String,
 }
 
 /// Ways in which a virtual machine ends.

@@ -1,0 +1,15 @@
+//! The VMM and the file server as processes, and the conversation with the VMM.
+
+mod control;
+mod end;
+mod open;
+mod output;
+mod phases;
+mod process;
+mod record;
+mod supervisor;
+
+pub(crate) use open::HostFiles;
+pub(crate) use phases::Phases;
+pub(crate) use record::kill_recorded;
+pub(crate) use supervisor::{Machine, MachineParts};

@@ -1,0 +1,103 @@
+//! Starting a helper process with exactly the descriptors it is to have.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::process::Stdio;
+
+use rustix::fs::{Mode, OFlags};
+use tokio::process::{Child, Command};
+
+/// The first descriptor that a helper finds its files at; the others follow.
+const FIRST_FD: RawFd = 3;
+
+/// Starts `program` without arguments and environment, in a process group of its own.
+///
+/// `files` become descriptors 3, 4, … in order; standard input is `/dev/null`, standard output and
+/// standard error go to `output`; no other descriptor survives. The kernel kills it when the
+/// calling thread ends.
+///
+/// # Errors
+/// Fails when the program cannot be executed.
+pub(super) fn spawn(
+    program: &Path,
+    files: &[BorrowedFd<'_>],
+    output: &OwnedFd,
+) -> io::Result<Child> {
+    let count = RawFd::try_from(files.len()).map_err(io::Error::other)?;
+    let after_last = FIRST_FD + count;
+    let _reserved = reserve(after_last)?;
+    // Above the places they go to, so that no dup2 overwrites one that is still needed.
+    let sources = files
+        .iter()
+        .map(|file| Ok(rustix::io::fcntl_dupfd_cloexec(file, after_last)?))
+        .collect::<io::Result<Vec<OwnedFd>>>()?;
+    let parent = rustix::process::getpid().as_raw_nonzero().get();
+
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output.try_clone()?)
+        .process_group(0)
+        .kill_on_drop(true);
+    let in_child = move || {
+        for (number, source) in (FIRST_FD..).zip(&sources) {
+            // SAFETY: dup2 takes two numbers; the source stays open until the exec.
+            if unsafe { libc::dup2(source.as_raw_fd(), number) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        // SAFETY: close_range takes three numbers and closes nothing now; the standard library's
+        // own pipe that reports a failed exec is close-on-exec already.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_close_range,
+                after_last,
+                u32::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: PR_SET_PDEATHSIG takes one number.
+        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: getppid cannot fail. The parent may have ended before the line above.
+        if unsafe { libc::getppid() } != parent {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes only system calls that are
+    // async-signal-safe and allocates nothing.
+    unsafe { command.pre_exec(in_child) };
+    command.spawn()
+}
+
+/// Occupies the free descriptors from [`FIRST_FD`] up to `end`, so that the pipe by which the
+/// standard library learns of a failed exec does not get one of these numbers.
+fn reserve(end: RawFd) -> io::Result<Vec<OwnedFd>> {
+    let null = rustix::fs::open(
+        c"/dev/null",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let mut reserved = Vec::new();
+    loop {
+        let fd = rustix::io::fcntl_dupfd_cloexec(null.as_fd(), FIRST_FD)?;
+        if fd.as_raw_fd() >= end {
+            return Ok(reserved);
+        }
+        reserved.push(fd);
+    }
+}
+
+#[cfg(test)]
+#[path = "process_test.rs"]
+mod tests;
