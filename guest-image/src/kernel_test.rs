@@ -66,9 +66,9 @@ fn differences_are_found_at_the_end_too() {
     assert_eq!(first_difference(b"same", b"same and more"), Some(4));
 }
 
-/// Two whole builds: `CAISSON_REPRODUCIBLE=1 cargo test -p caisson-guest-image -- --ignored`.
+/// A whole build more: `CAISSON_REPRODUCIBLE=1 cargo test -p caisson-guest-image -- --ignored`.
 #[test]
-#[ignore = "compiles two kernels, 20 minutes or more; set CAISSON_REPRODUCIBLE=1"]
+#[ignore = "compiles a kernel from nothing, 10 minutes or more; set CAISSON_REPRODUCIBLE=1"]
 fn two_builds_of_the_kernel_are_equal() {
     if std::env::var_os("CAISSON_REPRODUCIBLE").is_none() {
         eprintln!("skipped: CAISSON_REPRODUCIBLE is not set");

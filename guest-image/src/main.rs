@@ -43,7 +43,7 @@ enum Action {
         /// An uncompressed ELF kernel (vmlinux)
         kernel: PathBuf,
     },
-    /// Build the kernel twice in different places and compare the bytes
+    /// Build the kernel again from nothing, elsewhere, and compare the bytes
     Reproduce,
 }
 
