@@ -303,6 +303,7 @@ fn load(
 fn create_vcpus(vm: &Vm, count: u8, entry: Entry) -> Result<Vec<VcpuFd>, BootError> {
     let supported = vm.supported_cpuid(cpuid::MAX_ENTRIES)?;
     let template = Template::new(&supported, count, vm.has_tsc_deadline());
+    let xsave = template.xsave_components();
     (0..count)
         .map(|index| {
             let vcpu = vm.create_vcpu(index)?;
@@ -312,7 +313,7 @@ fn create_vcpus(vm: &Vm, count: u8, entry: Entry) -> Result<Vec<VcpuFd>, BootErr
                 .map_err(|error| refused(format!("{error:?}")))?;
             vcpu.set_cpuid2(&leaves)
                 .map_err(|error| refused(error.to_string()))?;
-            let state = registers::set_common(&vcpu).and_then(|()| match index {
+            let state = registers::set_common(&vcpu, xsave).and_then(|()| match index {
                 0 => registers::set_entry(&vcpu, entry),
                 // The others wait for the boot CPU to start them.
                 _ => Ok(()),

@@ -8,7 +8,6 @@ pub(crate) const MAX_ENTRIES: usize = kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 
 const FEATURES: u32 = 0x1;
 const CACHE_INTEL: u32 = 0x4;
-const EXTENDED_FEATURES: u32 = 0x7;
 const TOPOLOGY: u32 = 0xb;
 const XSAVE_LEAF: u32 = 0xd;
 const TOPOLOGY_V2: u32 = 0x1f;
@@ -20,28 +19,13 @@ const TOPOLOGY_AMD: u32 = 0x8000_001e;
 
 /// Leaf 1 ECX.
 const ECX_VMX: u32 = 1 << 5;
-const ECX_FMA: u32 = 1 << 12;
 const ECX_TSC_DEADLINE: u32 = 1 << 24;
-const ECX_XSAVE: u32 = 1 << 26;
-const ECX_OSXSAVE: u32 = 1 << 27;
-const ECX_AVX: u32 = 1 << 28;
-const ECX_F16C: u32 = 1 << 29;
 const ECX_HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1 EDX: there may be several logical CPUs in the package.
 const EDX_HTT: u32 = 1 << 28;
-/// Leaf 7 EBX: AVX2 and everything of AVX-512.
-const EBX_AVX2_AND_512: u32 =
-    1 << 5 | 1 << 16 | 1 << 17 | 1 << 21 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 30 | 1 << 31;
-/// Leaf 7 ECX: vector instructions that need AVX state.
-const ECX_VECTOR: u32 = 1 << 1 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 14;
 /// Leaf 0x8000_0001 ECX.
 const ECX_CMP_LEGACY: u32 = 1 << 1;
 const ECX_SVM: u32 = 1 << 2;
-const ECX_XOP: u32 = 1 << 11;
-const ECX_FMA4: u32 = 1 << 16;
-
-/// Bytes of the legacy area and the header of an XSAVE image.
-const XSAVE_MINIMUM: u32 = 576;
 
 /// What all vCPUs of a machine have in common.
 pub(crate) struct Template {
@@ -58,9 +42,6 @@ impl Template {
             .find(|entry| entry.function == 0)
             .map_or(0, |entry| entry.eax);
         hide_nested_virtualisation(&mut entries);
-        if !xsave_consistent(&entries) {
-            hide_xsave(&mut entries);
-        }
         for entry in &mut entries {
             if entry.function == FEATURES {
                 entry.ecx |= ECX_HYPERVISOR;
@@ -78,6 +59,14 @@ impl Template {
             share_caches(entry, vcpus);
         }
         Self { entries, vcpus }
+    }
+
+    /// The state components of XSAVE that KVM offers to the guest's XCR0.
+    pub(crate) fn xsave_components(&self) -> u64 {
+        self.entries
+            .iter()
+            .find(|entry| entry.function == XSAVE_LEAF && entry.index == 0)
+            .map_or(0, |entry| u64::from(entry.edx) << 32 | u64::from(entry.eax))
     }
 
     /// The leaves of vCPU `index`, whose APIC id is the same number.
@@ -167,43 +156,6 @@ fn hide_nested_virtualisation(entries: &mut Vec<kvm_cpuid_entry2>) {
         match entry.function {
             FEATURES => entry.ecx &= !ECX_VMX,
             EXTENDED_FEATURES_AMD => entry.ecx &= !ECX_SVM,
-            _ => {}
-        }
-    }
-}
-
-/// Whether the sizes in the XSAVE leaf fit together. Under an emulated host CPU they may not, and
-/// then the guest's kernel complains and gives XSAVE up.
-fn xsave_consistent(entries: &[kvm_cpuid_entry2]) -> bool {
-    let sub_leaf = |index| {
-        entries
-            .iter()
-            .find(|entry| entry.function == XSAVE_LEAF && entry.index == index)
-    };
-    let Some(main) = sub_leaf(0) else {
-        return true;
-    };
-    let features = u64::from(main.edx) << 32 | u64::from(main.eax);
-    let end = (2..63)
-        .filter(|feature| features >> feature & 1 != 0)
-        .map(|feature| sub_leaf(feature).map_or(0, |area| area.ebx.saturating_add(area.eax)))
-        .fold(XSAVE_MINIMUM, u32::max);
-    end == main.ecx
-}
-
-/// Hides XSAVE and all that needs it.
-fn hide_xsave(entries: &mut Vec<kvm_cpuid_entry2>) {
-    entries.retain(|entry| entry.function != XSAVE_LEAF);
-    for entry in entries {
-        match (entry.function, entry.index) {
-            (FEATURES, _) => {
-                entry.ecx &= !(ECX_FMA | ECX_XSAVE | ECX_OSXSAVE | ECX_AVX | ECX_F16C);
-            }
-            (EXTENDED_FEATURES, 0) => {
-                entry.ebx &= !EBX_AVX2_AND_512;
-                entry.ecx &= !ECX_VECTOR;
-            }
-            (EXTENDED_FEATURES_AMD, _) => entry.ecx &= !(ECX_XOP | ECX_FMA4),
             _ => {}
         }
     }

@@ -1,6 +1,6 @@
 //! The state of a vCPU when it begins.
 
-use kvm_bindings::{Msrs, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment};
+use kvm_bindings::{Msrs, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment, kvm_xcrs};
 use kvm_ioctls::VcpuFd;
 
 use crate::boot::linux64::{CODE_SELECTOR, DATA_SELECTOR, DESCRIPTORS, TASK_SELECTOR};
@@ -20,6 +20,14 @@ const MSR_MISC_ENABLE: (u32, u64) = (0x1a0, 1);
 /// Memory types: on, write-back by default, as firmware would set them; without it the kernel
 /// believes that all memory is uncached.
 const MSR_MTRR_DEFAULT: (u32, u64) = (0x2ff, 1 << 11 | 6);
+
+/// Components of XCR0 that are on from the start: x87, SSE and AVX, where KVM has them.
+///
+/// At reset only x87 is, and every kernel sets the register itself. But emulated hosts exist whose
+/// nested virtualisation lets that instruction through to the CPU without telling KVM, which then
+/// goes on to report and to restore the old value: the guest's kernel finds sizes that do not
+/// fit, and AVX fails after the next exit. With the value set here in advance both agree.
+const XCR0_AT_START: u64 = 0b111;
 
 /// Offsets of the local interrupt pins in the APIC page, and their delivery modes.
 const LAPIC_LINT0: usize = 0x350;
@@ -55,11 +63,12 @@ fn refused(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> RegisterErro
     move |source| RegisterError::Kvm { what, source }
 }
 
-/// Sets what every vCPU has at reset beyond what KVM gives it.
+/// Sets what every vCPU has at reset beyond what KVM gives it. `xsave_components` are those that
+/// its CPUID offers.
 ///
 /// # Errors
 /// See [`RegisterError`].
-pub(crate) fn set_common(vcpu: &VcpuFd) -> Result<(), RegisterError> {
+pub(crate) fn set_common(vcpu: &VcpuFd, xsave_components: u64) -> Result<(), RegisterError> {
     let entries = [MSR_MISC_ENABLE, MSR_MTRR_DEFAULT].map(|(index, data)| kvm_msr_entry {
         index,
         data,
@@ -81,6 +90,18 @@ pub(crate) fn set_common(vcpu: &VcpuFd) -> Result<(), RegisterError> {
         ..kvm_fpu::default()
     };
     vcpu.set_fpu(&fpu).map_err(refused("FPU"))?;
+
+    let xcr0 = xsave_components & XCR0_AT_START;
+    if xcr0 != 0 {
+        let mut xcrs = kvm_xcrs {
+            nr_xcrs: 1,
+            ..kvm_xcrs::default()
+        };
+        if let Some(register) = xcrs.xcrs.first_mut() {
+            register.value = xcr0;
+        }
+        vcpu.set_xcrs(&xcrs).map_err(refused("XCR0"))?;
+    }
 
     let mut lapic = vcpu.get_lapic().map_err(refused("local APIC"))?;
     for (pin, mode) in [
