@@ -40,6 +40,21 @@ const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::MKNOD)
     .union(CapabilitySet::SETFCAP);
 
+/// The same by the names that libcap-ng knows.
+const KEPT_NAMES: [&str; 8] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "SETUID",
+    "SETGID",
+    "MKNOD",
+    "SETFCAP",
+];
+
+/// The number of FSETID, as libcap-ng wants it.
+const FSETID: capng::Capability = CapabilitySet::FSETID.bits().trailing_zeros();
+
 fn step<T>(step: &'static str, result: Result<T, Errno>) -> Result<T, ConfinementError> {
     result.map_err(|source| ConfinementError { step, source })
 }
@@ -140,4 +155,24 @@ pub(crate) fn drop_privileges() -> Result<(), ConfinementError> {
         "drop capabilities",
         rustix::thread::set_capabilities(None, sets),
     )
+}
+
+/// Sees to it that libcap-ng's record of our capabilities is right before a request is served.
+///
+/// With that library the file system takes FSETID off and on, so that the kernel removes
+/// set-user-id bits when somebody else writes to a file; if the record lacks it, nothing happens,
+/// silently. And the record does go wrong: at first it would be made from files in /proc, where
+/// they can no longer be read, and each time a file is made for another user it is taken while
+/// there are no other capabilities, and stays like that. It belongs to the calling thread.
+pub(crate) fn refresh_record() -> Result<(), ConfinementError> {
+    if capng::have_capability(capng::Type::EFFECTIVE, FSETID) {
+        return Ok(());
+    }
+    capng::clear(capng::Set::BOTH);
+    let sets = capng::Type::PERMITTED | capng::Type::EFFECTIVE;
+    let kept = KEPT_NAMES.to_vec();
+    capng::updatev(capng::Action::ADD, sets, kept).map_err(|_| ConfinementError {
+        step: "record its capabilities",
+        source: Errno::INVAL,
+    })
 }

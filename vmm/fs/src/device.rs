@@ -202,6 +202,7 @@ fn answer(
     memory: &GuestRam,
     chain: DescriptorChain<&GuestRam>,
 ) -> Result<u32, RingError> {
+    crate::confinement::refresh_record()?;
     let request = |error: &dyn std::fmt::Display| RingError::Request(error.to_string());
     let reader = Reader::new(memory, chain.clone()).map_err(|error| request(&error))?;
     let writer = Writer::new(memory, chain).map_err(|error| request(&error))?;

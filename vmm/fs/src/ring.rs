@@ -26,6 +26,9 @@ pub(crate) enum RingError {
     /// The request cannot be answered.
     #[error("malformed request: {0}")]
     Request(String),
+    /// Our own state is not as it should be.
+    #[error(transparent)]
+    Confinement(#[from] crate::confinement::ConfinementError),
 }
 
 /// A queue, in whatever state its set-up is.
