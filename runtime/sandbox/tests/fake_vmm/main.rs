@@ -1,0 +1,239 @@
+//! Plays `caisson-vmm` with a guest in it, and `caisson-fs`, for the tests of the sandbox.
+//!
+//! What it is to do wrong stands on the guest's command line as `fake=<fault>`; as a file server,
+//! in its own name.
+
+// All of this is test code: what must not happen may panic.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod agent;
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::exit;
+
+use caisson_control::{
+    BootConfig, CONTROL_FD, Channel, Event, Exit, ExitReason, FileRole, FromVmm, Phase,
+    RefusalKind, Reply, Request, ToVmm,
+};
+use caisson_protocol::{AGENT_PORT, HELLO_PORT, Hello, STREAM_PORT, VERSION};
+
+fn main() {
+    let name = std::env::args().next().unwrap_or_default();
+    assert_eq!(std::env::args().count(), 1, "no arguments are passed");
+    assert_eq!(std::env::vars().count(), 0, "no environment is passed");
+    match Path::new(&name).file_name().and_then(|name| name.to_str()) {
+        Some("fake-vmm") => vmm(),
+        Some(server) => file_server(server),
+        None => exit(9),
+    }
+}
+
+/// Takes the inherited descriptor `number`.
+#[allow(unsafe_code)]
+fn inherited(number: i32) -> OwnedFd {
+    // SAFETY: whoever starts us passes it, and each number is taken once.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+fn file_server(name: &str) {
+    let mut socket = UnixStream::from(inherited(3));
+    let shared = inherited(4);
+    // What is served must be there and must not be writable at the top.
+    let status = rustix::fs::fstatvfs(&shared).unwrap();
+    assert!(
+        status
+            .f_flag
+            .contains(rustix::fs::StatVfsMountFlags::RDONLY)
+    );
+    if name == "fake-fs-dies" {
+        eprintln!("fake file server has had enough");
+        exit(7);
+    }
+    // The other end is with the VMM.
+    let _ = socket.read(&mut [0]);
+}
+
+struct Vmm {
+    channel: Channel,
+    boot: BootConfig,
+    /// Kept open as a real VMM would.
+    _files: Vec<OwnedFd>,
+}
+
+fn vmm() {
+    let channel = Channel::from(inherited(CONTROL_FD));
+    let (message, files) = channel.receive::<ToVmm>().unwrap();
+    let Request::Boot(boot) = message.request else {
+        panic!("the first request is Boot");
+    };
+    assert_eq!(boot.files.len(), files.len());
+    assert_eq!(
+        boot.files.get(..3),
+        Some(&[FileRole::Kvm, FileRole::Kernel, FileRole::Initrd][..])
+    );
+    let vmm = Vmm {
+        channel,
+        boot,
+        _files: files,
+    };
+    vmm.boot(message.id);
+    vmm.serve();
+}
+
+impl Vmm {
+    fn has_fault(&self, fault: &str) -> bool {
+        let wanted = format!("fake={fault}");
+        self.boot.cmdline.split(' ').any(|word| word == wanted)
+    }
+
+    fn send(&self, message: &FromVmm) {
+        self.channel.send(message, &[]).unwrap();
+    }
+
+    fn reply(&self, id: u64, reply: Reply) {
+        self.send(&FromVmm::Reply { id, reply });
+    }
+
+    fn phase(&self, phase: Phase, at_ns: u64) {
+        self.send(&FromVmm::Event(Event::Phase { phase, at_ns }));
+    }
+
+    fn end(&self, reason: ExitReason, console: &str) -> ! {
+        self.send(&FromVmm::Event(Event::Exit(Exit {
+            reason,
+            console: console.into(),
+        })));
+        exit(0)
+    }
+
+    fn boot(&self, id: u64) {
+        if self.has_fault("no-elf") {
+            self.reply(
+                id,
+                Reply::Refused {
+                    kind: RefusalKind::Kernel,
+                    message: "not an ELF file".into(),
+                },
+            );
+            return;
+        }
+        self.phase(Phase::VmmStarted, u64::MAX - 3);
+        self.phase(Phase::VcpuEntered, u64::MAX - 2);
+        if self.has_fault("dies-before-boot") {
+            eprintln!("fake VMM: no memory\x1b[2J");
+            exit(3);
+        }
+        self.reply(id, Reply::Booted);
+        if self.has_fault("panics") {
+            self.end(
+                ExitReason::Panic,
+                "VFS: no root\r\nKernel panic - \x07not syncing\n",
+            );
+        }
+        if self.has_fault("is-killed") {
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
+                .unwrap();
+        }
+        if self.has_fault("babbles") {
+            self.channel
+                .send(&serde_json::json!({"event": "hm"}), &[])
+                .unwrap();
+        }
+        if self.has_fault("answers-unasked") {
+            self.reply(77, Reply::Connected);
+        }
+        if self.has_fault("sends-surplus-files") {
+            let file = self.channel.as_fd();
+            let phase = FromVmm::Event(Event::Phase {
+                phase: Phase::AgentStarted,
+                at_ns: 1,
+            });
+            self.channel.send(&phase, &[file]).unwrap();
+        }
+        if self.has_fault("floods") {
+            // A process in the guest that connects to the host as fast as it can.
+            for port in 0..2000 {
+                self.connect_host(2000 + port, b"");
+            }
+        }
+        self.phase(Phase::AgentStarted, u64::MAX - 1);
+        self.hello();
+    }
+
+    /// The guest connects to the host and says something.
+    fn connect_host(&self, port: u32, words: &[u8]) {
+        let (host, mut guest) = UnixStream::pair().unwrap();
+        guest.write_all(words).unwrap();
+        let event = FromVmm::Event(Event::GuestConnected { port });
+        self.channel.send(&event, &[host.as_fd()]).unwrap();
+    }
+
+    fn hello(&self) {
+        let mut hello = Hello {
+            version: VERSION,
+            kernel: "6.12.0-fake".into(),
+            missing: Vec::new(),
+        };
+        if self.has_fault("has-another-version") {
+            hello.version = 99;
+        }
+        if self.has_fault("lacks-options") {
+            hello.missing = vec!["CONFIG_MEMCG".into()];
+        }
+        let words = if self.has_fault("says-nonsense") {
+            b"good day\n".to_vec()
+        } else if self.has_fault("never-stops-talking") {
+            vec![b'x'; 100_000]
+        } else if self.has_fault("hangs-up") {
+            Vec::new()
+        } else {
+            hello.to_line().unwrap()
+        };
+        self.connect_host(HELLO_PORT, &words);
+        // Only the first hello counts.
+        self.connect_host(HELLO_PORT, b"somebody else\n");
+    }
+
+    fn serve(&self) {
+        let agent = agent::start();
+        // An error means that the sandbox is gone.
+        while let Ok((message, files)) = self.channel.receive::<ToVmm>() {
+            let mut files = files.into_iter();
+            match message.request {
+                Request::ConnectGuest { port: AGENT_PORT } => {
+                    agent.serve(files.next().unwrap());
+                    self.reply(message.id, Reply::Connected);
+                }
+                Request::ConnectGuest { port: STREAM_PORT }
+                    if self.has_fault("refuses-streams") =>
+                {
+                    self.reply(
+                        message.id,
+                        Reply::Refused {
+                            kind: RefusalKind::ConnectionRefused,
+                            message: "too many connections".into(),
+                        },
+                    );
+                }
+                Request::ConnectGuest { port: STREAM_PORT } => {
+                    agent.stream(files.next().unwrap());
+                    self.reply(message.id, Reply::Connected);
+                }
+                Request::Stop if self.has_fault("does-not-stop") => {}
+                Request::Stop => {
+                    self.reply(message.id, Reply::Stopped);
+                    self.end(ExitReason::Stopped, "last words\n");
+                }
+                request => panic!("unexpected request {request:?}"),
+            }
+        }
+    }
+}
