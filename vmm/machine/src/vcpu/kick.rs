@@ -86,14 +86,15 @@ pub(crate) struct ThreadId(libc::pid_t);
 impl ThreadId {
     /// The calling thread.
     pub(crate) fn current() -> Self {
-        // SAFETY: gettid has no conditions.
-        Self(unsafe { libc::gettid() })
+        Self(rustix::thread::gettid().as_raw_nonzero().get())
     }
 
     /// Kicks the thread. If it has ended, nothing happens.
     pub(crate) fn kick(self) {
+        let number = signal();
+        let process = rustix::process::getpid().as_raw_nonzero().get();
         // SAFETY: tgkill only sends a signal to a thread of this very process, whose handler is
         // installed before the first vCPU thread starts.
-        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), self.0, signal()) };
+        unsafe { libc::syscall(libc::SYS_tgkill, process, self.0, number) };
     }
 }

@@ -167,7 +167,7 @@ impl Runner {
             };
             match end {
                 None => {}
-                Some(End::Failed(message)) => return End::Failed(explain(message, vcpu)),
+                Some(End::Failed(message)) => return End::Failed(explain(&message, vcpu)),
                 Some(end) => return end,
             }
         }
@@ -199,7 +199,7 @@ impl Runner {
 }
 
 /// Adds to a failure where the guest was, and KVM's own numbers.
-fn explain(message: String, vcpu: &mut Kickable) -> String {
+fn explain(message: &str, vcpu: &mut Kickable) -> String {
     let details = internal_error(vcpu.vcpu().get_kvm_run());
     let place = match vcpu.vcpu().get_regs() {
         Ok(registers) => format!("rip {:#x}", registers.rip),

@@ -50,6 +50,7 @@ pub(crate) struct Activation {
     /// The queues that the driver enabled, in order; `None` for one it left alone.
     pub(crate) queues: Vec<Option<DeviceQueue>>,
     /// The configuration change interrupt.
+    #[allow(dead_code, reason = "the devices so far never change their configuration")]
     pub(crate) config_interrupt: QueueInterrupt,
 }
 
@@ -167,6 +168,7 @@ pub(crate) enum DeviceFault {
     #[error("queue {0} was not enabled")]
     QueueMissing(usize),
     /// The content of a request makes no sense.
+    #[allow(dead_code, reason = "the devices so far answer such requests instead")]
     #[error("malformed request: {0}")]
     Request(&'static str),
     /// The host side of the device failed.
