@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use super::{Console, TAIL_LENGTH, Tail};
 
 fn pipe() -> (File, File) {
-    let (read, write): (OwnedFd, OwnedFd) = rustix::pipe::pipe().unwrap();
-    (read.into(), write.into())
+    let (read, write) = std::io::pipe().unwrap();
+    (OwnedFd::from(read).into(), OwnedFd::from(write).into())
 }
 
 #[test]

@@ -1,0 +1,128 @@
+//! Refusals, which need neither KVM nor a kernel.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+
+use caisson_control::{BootConfig, FileRole, RefusalKind, VERSION};
+
+use super::{BootError, Machine};
+
+fn config() -> BootConfig {
+    BootConfig {
+        version: VERSION,
+        vcpus: 1,
+        memory_mib: 64,
+        cmdline: "quiet".to_owned(),
+        guest_cid: 3,
+        files: vec![FileRole::Kvm, FileRole::Kernel],
+    }
+}
+
+fn file(content: &[u8]) -> OwnedFd {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(content).unwrap();
+    file.into()
+}
+
+/// Builds with files that are neither KVM nor a kernel.
+fn refusal(config: &BootConfig) -> BootError {
+    let files = config.files.iter().map(|_| file(b"nothing of use"));
+    build(config, files.collect())
+}
+
+fn build(config: &BootConfig, files: Vec<OwnedFd>) -> BootError {
+    let (sender, _receiver) = crate::events::channel().unwrap();
+    match Machine::build(config, files, &sender) {
+        Ok(_) => panic!("nothing was wrong"),
+        Err(error) => error,
+    }
+}
+
+/// The smallest kernel that can be loaded: one segment of one byte, which is its entry.
+fn kernel() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend(b"\x7fELF\x02\x01\x01");
+    bytes.resize(16, 0);
+    bytes.extend([2, 0, 62, 0, 1, 0, 0, 0]);
+    bytes.extend(0x100_0000u64.to_le_bytes());
+    bytes.extend(64u64.to_le_bytes());
+    bytes.extend([0; 12]);
+    bytes.extend([64, 0, 56, 0, 1, 0]);
+    bytes.resize(64, 0);
+    bytes.extend([1, 0, 0, 0, 5, 0, 0, 0]);
+    for value in [120, 0, 0x100_0000u64, 1, 1, 4096] {
+        bytes.extend(value.to_le_bytes());
+    }
+    bytes.push(0xf4);
+    bytes
+}
+
+#[test]
+fn what_is_out_of_range_is_refused_by_value() {
+    type Change = fn(&mut BootConfig);
+    let wrong: [(Change, &str); 7] = [
+        (|config| config.version = 99, "99"),
+        (|config| config.vcpus = 0, "0 vCPUs"),
+        (|config| config.vcpus = 33, "33 vCPUs"),
+        (|config| config.memory_mib = 63, "63 MiB"),
+        (|config| config.guest_cid = 2, "id 2"),
+        (|config| config.cmdline = "x".repeat(2048), "2048"),
+        (|config| config.cmdline = "a\0b".to_owned(), "zero byte at 1"),
+    ];
+    for (change, part) in wrong {
+        let mut config = config();
+        change(&mut config);
+        let error = refusal(&config);
+        assert_eq!(error.kind(), RefusalKind::Invalid, "{error}");
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
+
+#[test]
+fn missing_files_are_named() {
+    let mut config = config();
+    config.files = vec![FileRole::Kernel];
+    let error = refusal(&config);
+    assert_eq!(error.kind(), RefusalKind::Invalid);
+    assert!(error.to_string().contains("/dev/kvm"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_no_kernel_is_a_kernel_refusal() {
+    let error = refusal(&config());
+    assert_eq!(error.kind(), RefusalKind::Kernel);
+    assert!(error.to_string().contains("not an ELF file"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_not_kvm_is_a_kvm_refusal() {
+    let null = File::options().read(true).write(true).open("/dev/null");
+    for kvm in [null.unwrap().into(), file(b"")] {
+        let error = build(&config(), vec![kvm, file(&kernel())]);
+        assert_eq!(error.kind(), RefusalKind::Kvm);
+        assert!(error.to_string().contains("/dev/kvm"), "{error}");
+    }
+}
+
+#[test]
+fn an_initrd_that_does_not_fit_is_a_kernel_refusal() {
+    let mut config = config();
+    config.files.push(FileRole::Initrd);
+    let initrd = tempfile::tempfile().unwrap();
+    initrd.set_len(49 << 20).unwrap();
+    let files = vec![file(b""), file(&kernel()), initrd.into()];
+    let error = build(&config, files);
+    assert_eq!(error.kind(), RefusalKind::Kernel);
+    assert!(error.to_string().contains("more memory"), "{error}");
+}
+
+#[test]
+fn a_console_that_cannot_be_written_is_refused() {
+    let mut config = config();
+    config.files.push(FileRole::Console);
+    let console = File::open("/dev/null").unwrap().into();
+    let error = build(&config, vec![file(b""), file(&kernel()), console]);
+    assert_eq!(error.kind(), RefusalKind::Invalid);
+    assert!(error.to_string().contains("console"), "{error}");
+}
