@@ -73,7 +73,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                 println!("[{at:>8} us] {phase:?} at {} us", (at_ns - started) / 1000);
             }
             FromVmm::Event(Event::Exit(exit)) => {
-                println!("[{at:>8} us] exit: {:?}, console tail {:?}", exit.reason, exit.console);
+                println!(
+                    "[{at:>8} us] exit: {:?}, console tail {:?}",
+                    exit.reason, exit.console
+                );
             }
             message => println!("[{at:>8} us] {message:?}"),
         }
@@ -98,7 +101,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     drop(channel);
     let status = child.wait()?;
-    println!("[{:>8} us] caisson-vmm ended: {status}", (now() - started) / 1000);
+    println!(
+        "[{:>8} us] caisson-vmm ended: {status}",
+        (now() - started) / 1000
+    );
     Ok(())
 }
 

@@ -103,12 +103,10 @@ impl Control {
         let ToVmm { id, request } = message;
         let reply = match (request, &self.machine) {
             (Request::Boot(_), Some(_)) => refuse(RefusalKind::Invalid, "the machine runs already"),
-            (Request::Boot(config), None) => {
-                match Machine::build(&config, files, &self.sender) {
-                    Ok(machine) => return self.enter(id, machine).map(|()| None),
-                    Err(error) => refuse_boot(&error),
-                }
-            }
+            (Request::Boot(config), None) => match Machine::build(&config, files, &self.sender) {
+                Ok(machine) => return self.enter(id, machine).map(|()| None),
+                Err(error) => refuse_boot(&error),
+            },
             (_, None) => refuse(RefusalKind::Invalid, "the first request must be to boot"),
             (Request::ConnectGuest { port }, Some(machine)) => {
                 let [stream] = match <[OwnedFd; 1]>::try_from(files) {

@@ -68,7 +68,10 @@ fn what_is_out_of_range_is_refused_by_value() {
         (|config| config.memory_mib = 63, "63 MiB"),
         (|config| config.guest_cid = 2, "id 2"),
         (|config| config.cmdline = "x".repeat(2048), "2048"),
-        (|config| config.cmdline = "a\0b".to_owned(), "zero byte at 1"),
+        (
+            |config| config.cmdline = "a\0b".to_owned(),
+            "zero byte at 1",
+        ),
     ];
     for (change, part) in wrong {
         let mut config = config();

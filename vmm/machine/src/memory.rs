@@ -149,10 +149,8 @@ fn layout(bytes: u64) -> Vec<(u64, u64)> {
 /// A memory file that can neither shrink (which would turn accesses into SIGBUS) nor grow.
 fn sealed_memfd(bytes: u64) -> Result<File, MemoryError> {
     let make = || -> io::Result<File> {
-        let fd = rustix::fs::memfd_create(
-            "guest-ram",
-            MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-        )?;
+        let fd =
+            rustix::fs::memfd_create("guest-ram", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&fd, bytes)?;
         rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         Ok(File::from(fd))
@@ -232,8 +230,16 @@ fn map_region(
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: `address..address + length` lies inside the reservation made above, which nothing
     // else uses: `padding` is below HUGE_PAGE, by which the reservation is larger than `length`.
-    let mapped =
-        unsafe { libc::mmap(address, length, protection, flags | libc::MAP_FIXED, fd, offset) };
+    let mapped = unsafe {
+        libc::mmap(
+            address,
+            length,
+            protection,
+            flags | libc::MAP_FIXED,
+            fd,
+            offset,
+        )
+    };
     if mapped == libc::MAP_FAILED {
         return Err(MemoryError::Reserve {
             bytes: length,

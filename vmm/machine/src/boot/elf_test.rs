@@ -36,7 +36,10 @@ impl Image {
     /// The same with a PVH note that names `entry`, behind another note.
     fn with_note(entry: u64) -> Self {
         let mut note = Vec::new();
-        for (name, kind, content) in [("GNU\0", 3u32, &[7; 20][..]), ("Xen\0", 18, &entry.to_le_bytes())] {
+        for (name, kind, content) in [
+            ("GNU\0", 3u32, &[7; 20][..]),
+            ("Xen\0", 18, &entry.to_le_bytes()),
+        ] {
             note.extend(4u32.to_le_bytes());
             note.extend((content.len() as u32).to_le_bytes());
             note.extend(kind.to_le_bytes());
@@ -109,7 +112,9 @@ fn segments_go_where_they_ask_to() {
     let memory = memory();
     let kernel = load(&memory, &mut file).unwrap();
     let mut code = [0; 5];
-    memory.read_slice(&mut code, GuestAddress(16 * MIB)).unwrap();
+    memory
+        .read_slice(&mut code, GuestAddress(16 * MIB))
+        .unwrap();
     assert_eq!(&code, b"code\0");
     assert_eq!(kernel.end, 16 * MIB + 0x5000);
 }
@@ -130,15 +135,21 @@ fn a_kernel_without_any_way_in_names_the_option_it_lacks() {
     assert!(matches!(error, KernelError::NoEntry(0xffff_ffff_8100_0000)));
     assert!(error.to_string().contains("CONFIG_PVH"));
     image.entry = 16 * MIB + 4;
-    assert!(matches!(refusal(&image), KernelError::NoEntry(_)), "behind the code");
+    assert!(
+        matches!(refusal(&image), KernelError::NoEntry(_)),
+        "behind the code"
+    );
     image.entry = 16 * MIB;
     image.segments[0].1 = 6;
-    assert!(matches!(refusal(&image), KernelError::NoEntry(_)), "not executable");
+    assert!(
+        matches!(refusal(&image), KernelError::NoEntry(_)),
+        "not executable"
+    );
 }
 
 #[test]
 fn a_pvh_entry_outside_the_kernel_is_refused() {
-    for entry in [0, 32 * MIB, 1 << 32 | 16 * MIB, u64::MAX] {
+    for entry in [0, 32 * MIB, (1 << 32) | (16 * MIB), u64::MAX] {
         // Only the lower half counts: that is all the entry can be.
         if entry & 0xffff_ffff == 16 * MIB {
             continue;
@@ -150,14 +161,21 @@ fn a_pvh_entry_outside_the_kernel_is_refused() {
 
 #[test]
 fn what_is_not_an_elf_file_says_what_it_is_instead() {
-    for content in [&b"MZ\x90\x00 a bzImage of some length, longer than a header, which has 64 bytes"[..], b"#!/bin/sh\n", b"\x1f\x8b\x08\x00"] {
+    for content in [
+        &b"MZ\x90\x00 a bzImage of some length, longer than a header, which has 64 bytes"[..],
+        b"#!/bin/sh\n",
+        b"\x1f\x8b\x08\x00",
+    ] {
         let error = load_bytes(content).unwrap_err();
         assert!(
             matches!(error, KernelError::NotElf(magic) if magic == content[..4]),
             "{error}"
         );
     }
-    assert!(matches!(load_bytes(b""), Err(KernelError::NotElf([0, 0, 0, 0]))));
+    assert!(matches!(
+        load_bytes(b""),
+        Err(KernelError::NotElf([0, 0, 0, 0]))
+    ));
 }
 
 #[test]
@@ -170,7 +188,10 @@ fn other_machines_are_refused() {
     }
     let mut image = Image::new();
     image.kind = 1;
-    assert!(matches!(refusal(&image), KernelError::BadHeader { kind: 1, .. }));
+    assert!(matches!(
+        refusal(&image),
+        KernelError::BadHeader { kind: 1, .. }
+    ));
 }
 
 #[test]
@@ -210,7 +231,10 @@ fn segments_that_make_no_sense_are_refused() {
     assert!(matches!(refusal(&image), KernelError::BadSegment { .. }));
     let mut image = Image::new();
     image.segments[0].2 = MIB - 4096;
-    assert!(matches!(refusal(&image), KernelError::TooLow { index: 0, .. }));
+    assert!(matches!(
+        refusal(&image),
+        KernelError::TooLow { index: 0, .. }
+    ));
     let mut image = Image::new();
     image.segments.clear();
     assert!(matches!(refusal(&image), KernelError::Empty));

@@ -92,7 +92,11 @@ fn zero_page(ranges: &[Range], initrd: Option<Initrd>) -> Vec<u8> {
     }
     put(E820_COUNT, &[ranges.len() as u8]);
     for (index, range) in ranges.iter().enumerate() {
-        let kind = if range.usable { E820_RAM } else { E820_RESERVED };
+        let kind = if range.usable {
+            E820_RAM
+        } else {
+            E820_RESERVED
+        };
         let at = E820_TABLE + index * 20;
         put(at, &range.start.to_le_bytes());
         put(at + 8, &range.length.to_le_bytes());

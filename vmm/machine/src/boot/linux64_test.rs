@@ -19,8 +19,16 @@ fn guest() -> GuestRam {
 #[test]
 fn the_zero_page_holds_what_the_protocol_asks_for() {
     let memory = guest();
-    let u32_at = |at: u64| memory.read_obj::<u32>(GuestAddress(ZERO_PAGE.0 + at)).unwrap();
-    let u64_at = |at: u64| memory.read_obj::<u64>(GuestAddress(ZERO_PAGE.0 + at)).unwrap();
+    let u32_at = |at: u64| {
+        memory
+            .read_obj::<u32>(GuestAddress(ZERO_PAGE.0 + at))
+            .unwrap()
+    };
+    let u64_at = |at: u64| {
+        memory
+            .read_obj::<u64>(GuestAddress(ZERO_PAGE.0 + at))
+            .unwrap()
+    };
     assert_eq!(u32_at(0x202), u32::from_le_bytes(*b"HdrS"));
     assert_eq!(u32_at(0x218), 0x200_0000);
     assert_eq!(u32_at(0x21c), 12345);

@@ -65,7 +65,11 @@ pub(crate) fn write(
         let entry = MapEntry {
             address: range.start,
             length: range.length,
-            kind: if range.usable { KIND_RAM } else { KIND_RESERVED },
+            kind: if range.usable {
+                KIND_RAM
+            } else {
+                KIND_RESERVED
+            },
             reserved: 0,
         };
         map.extend_from_slice(entry.as_bytes());

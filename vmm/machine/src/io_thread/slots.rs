@@ -100,7 +100,8 @@ impl Slots {
                 slot.state = State::Faulted(device);
                 slot.faults += 1;
                 fault_line.raise();
-                self.events.device_fault(slot.kind.name(), fault.to_string());
+                self.events
+                    .device_fault(slot.kind.name(), fault.to_string());
             }
         }
     }
@@ -200,7 +201,8 @@ impl Slots {
             slot.state = State::Faulted(active.stop(&self.wait));
             fault_line.raise();
         }
-        self.events.device_fault(slot.kind.name(), fault.to_string());
+        self.events
+            .device_fault(slot.kind.name(), fault.to_string());
     }
 }
 

@@ -78,9 +78,14 @@ fn the_number_of_a_closed_descriptor_can_be_watched_again() {
         .take(1)
         .next()
         .unwrap();
-    wait.add(&second, Token::Queue { place: 0, index: 0 }).unwrap();
+    wait.add(&second, Token::Queue { place: 0, index: 0 })
+        .unwrap();
     second.write(1).unwrap();
     let mut ready = Vec::new();
     wait.wait(&mut ready).unwrap();
-    assert_eq!(ready, [Token::Queue { place: 0, index: 0 }], "number {number}");
+    assert_eq!(
+        ready,
+        [Token::Queue { place: 0, index: 0 }],
+        "number {number}"
+    );
 }

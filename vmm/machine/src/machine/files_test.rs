@@ -75,19 +75,11 @@ fn nothing_may_come_twice() {
 #[test]
 fn tags_have_1_to_36_bytes() {
     for length in [1, 36] {
-        let roles = [
-            FileRole::Kvm,
-            FileRole::Kernel,
-            server(&"t".repeat(length)),
-        ];
+        let roles = [FileRole::Kvm, FileRole::Kernel, server(&"t".repeat(length))];
         assert!(sort(&roles).is_ok());
     }
     for length in [0, 37, 40_000] {
-        let roles = [
-            FileRole::Kvm,
-            FileRole::Kernel,
-            server(&"t".repeat(length)),
-        ];
+        let roles = [FileRole::Kvm, FileRole::Kernel, server(&"t".repeat(length))];
         assert!(matches!(sort(&roles), Err(FilesError::Tag(_))));
     }
 }

@@ -95,8 +95,8 @@ impl ConfigSpace {
         self.put(STATUS, &status.to_le_bytes());
         self.link = at + 1;
         // Capabilities start at multiples of four.
-        self.next = u8::try_from((usize::from(at) + 2 + body.len()).next_multiple_of(4))
-            .unwrap_or(u8::MAX);
+        self.next =
+            u8::try_from((usize::from(at) + 2 + body.len()).next_multiple_of(4)).unwrap_or(u8::MAX);
         at
     }
 

@@ -66,7 +66,16 @@ fn the_host_bridge_answers_in_slot_0() {
 fn reads_of_any_size_and_place_inside_the_data_register_arrive() {
     let (mut root, seen) = bus();
     select(&mut root, 0x8000_0840);
-    for (byte, length) in [(0, 1), (1, 1), (2, 1), (3, 1), (0, 2), (1, 2), (2, 2), (0, 4)] {
+    for (byte, length) in [
+        (0, 1),
+        (1, 1),
+        (2, 1),
+        (3, 1),
+        (0, 2),
+        (1, 2),
+        (2, 2),
+        (0, 4),
+    ] {
         let mut data = vec![0; length];
         root.port_read(DATA_PORT + byte, &mut data);
         assert_eq!(data, vec![0x11; length]);
@@ -129,10 +138,7 @@ fn memory_goes_to_the_bar_that_holds_the_whole_access() {
     root.memory_read(0xc000_1ffc, &mut data);
     assert_eq!(data, [0x22; 4]);
     root.memory_write(0xc000_1000, &[1, 2]);
-    assert_eq!(
-        *seen.lock().unwrap(),
-        ["read 0xffc 4", "write 0x0 [1, 2]"]
-    );
+    assert_eq!(*seen.lock().unwrap(), ["read 0xffc 4", "write 0x0 [1, 2]"]);
     seen.lock().unwrap().clear();
 
     for address in [0xc000_0ffe, 0xc000_1ffe, 0xc000_2000, 0, u64::MAX - 1] {

@@ -73,10 +73,7 @@ impl Template {
     ///
     /// # Errors
     /// Fails when there are more leaves than KVM takes.
-    pub(crate) fn for_vcpu(
-        &self,
-        index: u8,
-    ) -> Result<CpuId, vmm_sys_util::fam::Error> {
+    pub(crate) fn for_vcpu(&self, index: u8) -> Result<CpuId, vmm_sys_util::fam::Error> {
         let mut entries = self.entries.clone();
         let apic_id = u32::from(index);
         for entry in &mut entries {

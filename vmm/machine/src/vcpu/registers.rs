@@ -104,10 +104,7 @@ pub(crate) fn set_common(vcpu: &VcpuFd, xsave_components: u64) -> Result<(), Reg
     }
 
     let mut lapic = vcpu.get_lapic().map_err(refused("local APIC"))?;
-    for (pin, mode) in [
-        (LAPIC_LINT0, DELIVER_EXTINT),
-        (LAPIC_LINT1, DELIVER_NMI),
-    ] {
+    for (pin, mode) in [(LAPIC_LINT0, DELIVER_EXTINT), (LAPIC_LINT1, DELIVER_NMI)] {
         let registers = lapic.regs.iter_mut().skip(pin);
         for (byte, value) in registers.zip(mode.to_le_bytes()) {
             *byte = value as _;

@@ -122,7 +122,10 @@ fn triple_fault() -> Vec<u8> {
 
 #[test]
 fn a_program_writes_to_the_console_and_resets() {
-    let mut program: Vec<u8> = b"ring 0\n".iter().flat_map(|byte| out(0x3f8, *byte)).collect();
+    let mut program: Vec<u8> = b"ring 0\n"
+        .iter()
+        .flat_map(|byte| out(0x3f8, *byte))
+        .collect();
     program.extend(triple_fault());
     let Some(bench) = Bench::new(&program, 1) else {
         return;
@@ -163,7 +166,10 @@ fn the_phase_port_is_seen_while_the_guest_runs_on() {
     assert!(bench.events.agent_started().is_some());
     assert!(bench.events.exit_reason().is_none());
     bench.vcpus.stop();
-    assert!(bench.events.exit_reason().is_none(), "a stop is no exit of the guest");
+    assert!(
+        bench.events.exit_reason().is_none(),
+        "a stop is no exit of the guest"
+    );
 }
 
 #[test]

@@ -50,7 +50,10 @@ pub(crate) struct Activation {
     /// The queues that the driver enabled, in order; `None` for one it left alone.
     pub(crate) queues: Vec<Option<DeviceQueue>>,
     /// The configuration change interrupt.
-    #[allow(dead_code, reason = "the devices so far never change their configuration")]
+    #[allow(
+        dead_code,
+        reason = "the devices so far never change their configuration"
+    )]
     pub(crate) config_interrupt: QueueInterrupt,
 }
 

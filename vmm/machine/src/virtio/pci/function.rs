@@ -107,7 +107,9 @@ impl VirtioFunction {
         let fits = self.config.u8(self.window + CAP_BAR) == 0
             && matches!(length, 1 | 2 | 4)
             && offset.is_multiple_of(length)
-            && offset.checked_add(length).is_some_and(|end| end <= BAR_LENGTH);
+            && offset
+                .checked_add(length)
+                .is_some_and(|end| end <= BAR_LENGTH);
         fits.then_some((offset.into(), length as usize))
     }
 

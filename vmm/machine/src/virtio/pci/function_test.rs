@@ -99,7 +99,10 @@ fn all_structures_lie_in_the_bar_and_do_not_overlap() {
         assert!(length > 0);
         areas.push((offset, offset + length));
     }
-    assert!(structure(&mut function, 4).is_none(), "rng has no configuration");
+    assert!(
+        structure(&mut function, 4).is_none(),
+        "rng has no configuration"
+    );
     areas.push((MSIX_TABLE, MSIX_TABLE + 2 * 16));
     areas.push((MSIX_PENDING, MSIX_PENDING + 8));
     areas.sort_unstable();

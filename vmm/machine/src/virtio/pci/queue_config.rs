@@ -124,8 +124,8 @@ impl QueueConfig {
             device: view.device,
             event_idx,
         };
-        let kick = EventFd::new(vmm_sys_util::eventfd::EFD_NONBLOCK)
-            .map_err(QueueError::Interrupt)?;
+        let kick =
+            EventFd::new(vmm_sys_util::eventfd::EFD_NONBLOCK).map_err(QueueError::Interrupt)?;
         DeviceQueue::new(index, settings, memory, Arc::new(kick), interrupt).map(Some)
     }
 }

@@ -432,8 +432,7 @@ impl Transport {
             .into_iter()
             .enumerate()
             .map(|(index, queue)| {
-                let interrupt =
-                    interrupt_of(msix, queue.view().vector).map_err(no_descriptors)?;
+                let interrupt = interrupt_of(msix, queue.view().vector).map_err(no_descriptors)?;
                 queue
                     .activate(index, event_idx, &self.environment.memory, interrupt)
                     .map_err(|error| error.on(index))

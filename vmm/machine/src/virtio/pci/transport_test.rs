@@ -41,16 +41,10 @@ impl Running for RunningTestDevice {
     fn watches(&self) -> Vec<Watch> {
         Vec::new()
     }
-    fn on_queue(
-        &mut self,
-        _: usize,
-    ) -> Result<Interest, crate::virtio::device::DeviceFault> {
+    fn on_queue(&mut self, _: usize) -> Result<Interest, crate::virtio::device::DeviceFault> {
         Ok(Interest::Same)
     }
-    fn on_ready(
-        &mut self,
-        _: u32,
-    ) -> Result<Interest, crate::virtio::device::DeviceFault> {
+    fn on_ready(&mut self, _: u32) -> Result<Interest, crate::virtio::device::DeviceFault> {
         Ok(Interest::Same)
     }
     fn stop(mut self: Box<Self>) -> (Box<dyn Device>, Vec<QueuePosition>) {
@@ -342,7 +336,12 @@ fn activation_hands_over_what_the_driver_chose() {
     };
     let settings = queue.settings();
     assert_eq!(
-        (settings.size, settings.desc, settings.driver, settings.device),
+        (
+            settings.size,
+            settings.desc,
+            settings.driver,
+            settings.device
+        ),
         (32, 0x10_0000, 0x11_0000, 0x12_0000)
     );
     assert!(!settings.event_idx);
@@ -401,7 +400,9 @@ fn queues_that_cannot_be_break_the_device_until_it_is_reset() {
     let wrong: [(&str, Change); 8] = [
         ("size 0", |driver| driver.write16(QUEUE_SIZE, 0)),
         ("size 33", |driver| driver.write16(QUEUE_SIZE, 33)),
-        ("unaligned table", |driver| driver.write32(QUEUE_DESC, 0x10_0008)),
+        ("unaligned table", |driver| {
+            driver.write32(QUEUE_DESC, 0x10_0008)
+        }),
         ("unaligned driver area", |driver| {
             driver.write32(QUEUE_DRIVER, 0x11_0001);
         }),
@@ -431,7 +432,11 @@ fn queues_that_cannot_be_break_the_device_until_it_is_reset() {
         driver.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
         assert_ne!(driver.status() & NEEDS_RESET, 0, "{what}");
         assert!(!driver.running(), "{what}");
-        assert!(driver.fault().is_some_and(|fault| fault.contains("queue 0")));
+        assert!(
+            driver
+                .fault()
+                .is_some_and(|fault| fault.contains("queue 0"))
+        );
         assert_eq!(driver.transport.take_isr(), 2, "{what}");
 
         driver.set_status(0);
@@ -516,7 +521,15 @@ fn a_fault_while_running_shows_in_status_and_isr() {
     let mut driver = Driver::new();
     driver.write16(CONFIG_VECTOR, 2);
     driver.activate();
-    let fault_line = driver.runner.0.lock().unwrap().as_ref().unwrap().fault_line.clone();
+    let fault_line = driver
+        .runner
+        .0
+        .lock()
+        .unwrap()
+        .as_ref()
+        .unwrap()
+        .fault_line
+        .clone();
     fault_line.raise();
     assert_ne!(driver.status() & NEEDS_RESET, 0);
     assert!(driver.msix.interrupt(2).unwrap().is_pending());
