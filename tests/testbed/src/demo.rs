@@ -13,11 +13,14 @@ const SCRIPT: &str = include_str!("demo.sh");
 ///
 /// # Errors
 /// Fails when a package, the workspace or the testbed cannot be had.
-pub fn run() -> Result<ExitCode> {
+pub(crate) fn run() -> Result<ExitCode> {
     packages::install_missing()?;
     let status = Command::new(env::current_exe().context("cannot find this program")?)
         .args(["testbed", "--", "sh", "-c", SCRIPT])
         .status()
         .context("cannot run the testbed")?;
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, Into::into))
+    Ok(status
+        .code()
+        .and_then(|code| u8::try_from(code).ok())
+        .map_or(ExitCode::FAILURE, Into::into))
 }

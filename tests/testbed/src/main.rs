@@ -1,2 +1,50 @@
-//! placeholder
-fn main() {}
+//! `caisson-dev`: what the cargo aliases demo, verify, testbed and measure run.
+
+mod demo;
+mod testbed_command;
+mod verify;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use caisson_testbed::{ExitStatus, workspace_folder};
+use clap::{Parser, Subcommand};
+
+/// Tools for people who work on Caisson.
+#[derive(Debug, Parser)]
+#[command(
+    name = "caisson-dev",
+    bin_name = "cargo",
+    disable_help_subcommand = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Tool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Tool {
+    /// Install what is missing, build everything, and show a container in its own machine.
+    Demo,
+    /// Run every check there is.
+    Verify,
+    Testbed(testbed_command::TestbedArguments),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitStatus::TESTBED_FAILED.code().into()
+        }
+    }
+}
+
+fn run(tool: Tool) -> Result<ExitCode> {
+    match tool {
+        Tool::Demo => demo::run(),
+        Tool::Verify => verify::run(&workspace_folder()?),
+        Tool::Testbed(arguments) => testbed_command::run(arguments),
+    }
+}

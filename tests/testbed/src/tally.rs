@@ -20,7 +20,9 @@ impl Tally {
     pub fn from_closing_line(line: &str) -> Option<Self> {
         let counts = line.trim().strip_prefix("test result: ")?;
         let count = |word: &str| {
-            let before = counts.split([';', '.']).find_map(|part| part.trim().strip_suffix(word))?;
+            let before = counts
+                .split([';', '.'])
+                .find_map(|part| part.trim().strip_suffix(word))?;
             before.trim().parse().ok()
         };
         Some(Self {
@@ -41,7 +43,11 @@ impl AddAssign for Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+        write!(
+            f,
+            "{} passed, {} failed, {} skipped",
+            self.passed, self.failed, self.skipped
+        )
     }
 }
 
@@ -53,13 +59,22 @@ mod tests {
     fn a_closing_line_is_counted() {
         let line = "test result: FAILED. 12 passed; 3 failed; 4 ignored; 0 measured; 5 filtered \
                     out; finished in 0.10s";
-        let tally = Tally { passed: 12, failed: 3, skipped: 4 };
+        let tally = Tally {
+            passed: 12,
+            failed: 3,
+            skipped: 4,
+        };
         assert_eq!(Tally::from_closing_line(line), Some(tally));
     }
 
     #[test]
     fn other_lines_are_not_counted() {
-        for line in ["", "running 3 tests", "test result: ok", "12 passed; 3 failed; 4 ignored"] {
+        for line in [
+            "",
+            "running 3 tests",
+            "test result: ok",
+            "12 passed; 3 failed; 4 ignored",
+        ] {
             assert_eq!(Tally::from_closing_line(line), None, "{line}");
         }
     }

@@ -17,15 +17,29 @@ const VERSIONS: [(&str, &str); 3] = [("1.7", ""), ("1.6", "smoke::"), ("2", "smo
 ///
 /// # Errors
 /// Fails when a check could not be run at all; a check that does not hold is an exit code.
-pub fn run(workspace: &Path) -> Result<ExitCode> {
+pub(crate) fn run(workspace: &Path) -> Result<ExitCode> {
     packages::install_missing()?;
     check("formatting", cargo(&["fmt", "--all", "--check"]))?;
-    let lints = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
+    let lints = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ];
     check("lints", cargo(&lints))?;
 
     let mut tally = Tally::default();
     heading("unit tests");
-    let unit_tests = ["test", "--workspace", "--exclude", "caisson-e2e", "--no-fail-fast"];
+    let unit_tests = [
+        "test",
+        "--workspace",
+        "--exclude",
+        "caisson-e2e",
+        "--no-fail-fast",
+    ];
     let mut holds = tests(cargo(&unit_tests), &mut tally)?;
 
     let share = stage_end_to_end_tests(workspace)?;
@@ -34,7 +48,11 @@ pub fn run(workspace: &Path) -> Result<ExitCode> {
         holds &= tests(end_to_end(version, &share, filter)?, &mut tally)?;
     }
     println!("\n{tally}");
-    Ok(if holds && tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if holds && tally.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Copies the end-to-end tests to a directory that the testbed can share.
@@ -50,8 +68,17 @@ fn stage_end_to_end_tests(workspace: &Path) -> Result<PathBuf> {
 
 /// Builds the integration tests of a package and gives the path of their program.
 fn built_tests(package: &str) -> Result<PathBuf> {
-    let mut build = cargo(&["test", "--package", package, "--no-run", "--message-format=json"]);
-    let output = build.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+    let mut build = cargo(&[
+        "test",
+        "--package",
+        package,
+        "--no-run",
+        "--message-format=json",
+    ]);
+    let output = build
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
     if !output.status.success() {
         bail!("the end-to-end tests do not build");
     }
@@ -59,14 +86,20 @@ fn built_tests(package: &str) -> Result<PathBuf> {
         .stdout
         .split(|byte| *byte == b'\n')
         .filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())
-        .filter(|message| message.pointer("/target/kind/0").is_some_and(|kind| kind == "test"))
+        .filter(|message| {
+            message
+                .pointer("/target/kind/0")
+                .is_some_and(|kind| kind == "test")
+        })
         .find_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
         .context("cargo named no program for the end-to-end tests")
 }
 
 fn end_to_end(containerd: &str, share: &Path, filter: &str) -> Result<Command> {
     let mut command = Command::new(env::current_exe().context("cannot find this program")?);
-    command.args(["testbed", "--containerd", containerd, "--share"]).arg(share);
+    command
+        .args(["testbed", "--containerd", containerd, "--share"])
+        .arg(share);
     command.args(["--", "/share/e2e", "--ignored", "--test-threads=1"]);
     command.args(Some(filter).filter(|filter| !filter.is_empty()));
     Ok(command)
@@ -75,7 +108,9 @@ fn end_to_end(containerd: &str, share: &Path, filter: &str) -> Result<Command> {
 /// Runs a check that has no tests to count; the first one that does not hold ends it all.
 fn check(name: &str, mut command: Command) -> Result<()> {
     heading(name);
-    let status = command.status().with_context(|| format!("cannot run {}", shown(&command)))?;
+    let status = command
+        .status()
+        .with_context(|| format!("cannot run {}", shown(&command)))?;
     if !status.success() {
         bail!("{name} failed; run `{}` to see it again", shown(&command));
     }
@@ -99,7 +134,10 @@ fn tests(mut command: Command, tally: &mut Tally) -> Result<bool> {
             }
         }
     }
-    Ok(runner.wait().context("cannot wait for the tests")?.success())
+    Ok(runner
+        .wait()
+        .context("cannot wait for the tests")?
+        .success())
 }
 
 fn cargo<S: AsRef<OsStr>>(args: &[S]) -> Command {
@@ -113,6 +151,11 @@ fn heading(name: &str) {
 }
 
 fn shown(command: &Command) -> String {
-    let words = [command.get_program()].into_iter().chain(command.get_args());
-    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    let words = [command.get_program()]
+        .into_iter()
+        .chain(command.get_args());
+    words
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
 }

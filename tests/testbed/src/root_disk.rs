@@ -1,0 +1,216 @@
+//! The outer machine's root: a Debian system with containerd, and the test images in its store.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::apt;
+use crate::apt_source::Mirror;
+use crate::cache::{Cache, Key, remove};
+use crate::containerd::ContainerdVersion;
+use crate::disk;
+use crate::outer_kernel::OuterKernel;
+use crate::progress;
+use crate::qemu::{Acceleration, Disk, Machine, MachineOptions};
+use crate::request::{Prepare, Request};
+use crate::session::{Session, Stdin};
+use crate::test_image::TestImages;
+
+/// Size of the root disk, in bytes. The file is sparse.
+const SIZE: u64 = 8 << 30;
+
+/// Unpacking an image may be all that happens for minutes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// Raised when this file changes what it makes.
+const ROOT_VERSION: &str = "1";
+const DISK_VERSION: &str = "1";
+
+/// What the system is for (containerd and its runtimes), and what people look around with.
+const PACKAGES: &[&str] = &[
+    "busybox-static",
+    "ca-certificates",
+    "containerd",
+    "containernetworking-plugins",
+    "crun",
+    "e2fsprogs",
+    "iproute2",
+    "iptables",
+    "jq",
+    "kmod",
+    "procps",
+    "python3-minimal",
+    "runc",
+    "socat",
+    "strace",
+    "util-linux",
+];
+
+/// A pod network as clusters have it: a bridge, addresses from a range, forwarded ports.
+const NETWORK: &str = r#"{
+  "cniVersion": "0.4.0",
+  "name": "testbed",
+  "plugins": [
+    {
+      "type": "bridge",
+      "bridge": "cni0",
+      "isGateway": true,
+      "ipMasq": true,
+      "ipam": {
+        "type": "host-local",
+        "ranges": [[{ "subnet": "10.88.0.0/16" }]],
+        "routes": [{ "dst": "0.0.0.0/0" }]
+      }
+    },
+    { "type": "portmap", "capabilities": { "portMappings": true } }
+  ]
+}
+"#;
+
+/// A Debian system with containerd, as a folder.
+pub(crate) struct Root {
+    folder: PathBuf,
+    key: Key,
+}
+
+impl Root {
+    /// Finds or makes it.
+    pub(crate) fn prepare(
+        cache: &Cache,
+        mirror: &Mirror,
+        version: ContainerdVersion,
+    ) -> Result<Self> {
+        let key = Key::of(&[ROOT_VERSION, version.suite(), &PACKAGES.join(" ")]);
+        let folder = cache.artefact(&format!("root-{version}"), &key, |target| {
+            let text = format!(
+                "installing Debian {} with containerd {version}",
+                version.suite()
+            );
+            progress::step(&text, || {
+                apt::make_root(mirror, version.suite(), PACKAGES, target)
+            })
+        })?;
+        Ok(Self { folder, key })
+    }
+
+    /// The system's files.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+/// What the preparation boot is made of.
+pub(crate) struct Preparation<'a> {
+    pub(crate) version: ContainerdVersion,
+    pub(crate) root: &'a Root,
+    pub(crate) kernel: &'a OuterKernel,
+    pub(crate) initramfs: &'a Path,
+    pub(crate) images: &'a TestImages,
+    pub(crate) acceleration: Acceleration,
+}
+
+impl Preparation<'_> {
+    /// Finds or makes the disk with the images imported.
+    pub(crate) fn disk(&self, cache: &Cache) -> Result<PathBuf> {
+        let config = self.version.config();
+        let key = Key::of(&[
+            self.root.key.as_ref(),
+            self.kernel.key().as_ref(),
+            self.images.key().as_ref(),
+            config.as_bytes(),
+            NETWORK.as_bytes(),
+            DISK_VERSION.as_bytes(),
+            &SIZE.to_le_bytes(),
+        ]);
+        cache.artefact(&format!("disk-{}", self.version), &key, |target| {
+            let text = format!("importing the test images into containerd {}", self.version);
+            progress::step(&text, || {
+                let work = cache.scratch("disk")?;
+                let tree = work.join("root");
+                self.tree(&config, &tree)?;
+                disk::make(&tree, SIZE, target)?;
+                let images = work.join("images.ext4");
+                let archives = self.images.folder();
+                disk::make(archives, disk::size_for(archives, 64 << 20)?, &images)?;
+                self.boot(target, &images)?;
+                remove(&work)
+            })
+        })
+    }
+
+    /// The root's files: the Debian system's as hard links, and ours.
+    fn tree(&self, config: &str, tree: &Path) -> Result<()> {
+        let copy = |from: &Path, to: &Path| {
+            let mut command = Command::new("cp");
+            crate::tool::run(command.arg("-al").arg(from).arg(to))
+        };
+        copy(&self.root.folder, tree)?;
+        let modules = tree.join("usr/lib/modules");
+        remove(&modules)?;
+        copy(&self.kernel.modules(), &modules)?;
+        for folder in ["mnt", "opt", "share", "usr/local"] {
+            fs::create_dir_all(tree.join(folder))?;
+        }
+        for (name, text) in [
+            ("etc/containerd/config.toml", config),
+            ("etc/cni/net.d/10-testbed.conflist", NETWORK),
+            ("etc/hostname", "testbed\n"),
+            (
+                "etc/hosts",
+                "127.0.0.1 localhost testbed\n::1 localhost testbed\n",
+            ),
+            // What mmdebstrap took over names this machine's resolver.
+            ("etc/resolv.conf", ""),
+        ] {
+            let file = tree.join(name);
+            // Never written through: it may be a hard link into the cache.
+            remove(&file)?;
+            if let Some(parent) = file.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+        }
+        Ok(())
+    }
+
+    fn boot(&self, root: &Path, images: &Path) -> Result<()> {
+        let disks = [
+            Disk {
+                image: root.to_path_buf(),
+                keep_writes: true,
+            },
+            Disk {
+                image: images.to_path_buf(),
+                keep_writes: false,
+            },
+        ];
+        let vmlinux = self.kernel.vmlinux();
+        let (machine, link) = Machine {
+            kernel: &vmlinux,
+            initramfs: self.initramfs,
+            disks: &disks,
+            share: None,
+            options: MachineOptions::default(),
+            acceleration: self.acceleration,
+        }
+        .start()?;
+        let status = Session {
+            machine,
+            link,
+            request: &Request::Prepare(Prepare {
+                imports: TestImages::imports(),
+            }),
+            stdin: Stdin::Empty,
+            signals: None,
+            patience: Some(PATIENCE),
+        }
+        .run(&mut |_, _| Ok(()))?;
+        if !status.success() {
+            bail!("the preparation ended with status {}", status.code());
+        }
+        Ok(())
+    }
+}

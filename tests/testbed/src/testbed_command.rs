@@ -1,0 +1,75 @@
+//! `cargo testbed`: a command where containerd is up and Caisson is installed.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use caisson_testbed::{
+    Command, ContainerdVersion, MachineOptions, Options, Stdin, Testbed, clean, progress,
+};
+use clap::Args;
+
+/// Runs COMMAND (a shell without one) where containerd is up, Caisson from this checkout is
+/// installed and the test images are imported. Ends with COMMAND's exit status, or with 125 if the
+/// testbed itself failed.
+#[derive(Debug, Args)]
+pub(crate) struct TestbedArguments {
+    /// Version of containerd: 1.6, 1.7 or 2.
+    #[arg(long, value_name = "VERSION", default_value_t)]
+    containerd: ContainerdVersion,
+    /// A folder that appears as /share, to read and write.
+    #[arg(long, value_name = "DIR")]
+    share: Option<PathBuf>,
+    /// Processors of the machine [default: what suits it; 1 in emulation].
+    #[arg(long, value_name = "N")]
+    cpus: Option<u32>,
+    /// Memory of the machine in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = MachineOptions::default().memory)]
+    memory: u32,
+    /// Count instructions instead of time: one nanosecond each, the same in every run.
+    #[arg(long)]
+    icount: bool,
+    /// Leave Caisson out: containerd, runc and crun only.
+    #[arg(long)]
+    bare: bool,
+    /// Remove the cache and everything else the testbed has made, and do nothing more.
+    #[arg(long)]
+    clean: bool,
+    /// Program and arguments.
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// Does what the arguments say.
+///
+/// # Errors
+/// When the testbed failed, not when the command did.
+pub(crate) fn run(arguments: TestbedArguments) -> Result<ExitCode> {
+    if arguments.clean {
+        for folder in clean()? {
+            progress::line(&format!("removed {}", folder.display()));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let options = Options {
+        containerd: arguments.containerd,
+        machine: MachineOptions {
+            cpus: arguments.cpus,
+            memory: arguments.memory,
+            icount: arguments.icount,
+        },
+        files: Vec::new(),
+        bare: arguments.bare,
+    };
+    let mut command = Command {
+        arguments: arguments.command,
+        stdin: Stdin::Inherit,
+        share: arguments.share,
+        ..Command::default()
+    };
+    if command.arguments.is_empty() {
+        command.arguments.push("bash".into());
+    }
+    let status = Testbed::prepare(&options)?.run(&command)?;
+    Ok(ExitCode::from(status.code()))
+}
