@@ -113,12 +113,15 @@ fn leave_pod(args: &Args, bundle: &Bundle) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let left = runtime.block_on(timeout(POD_TIMEOUT, async {
-        let Ok(stream) = UnixStream::connect(&path).await else {
-            return Ok(());
+    let left = runtime.block_on(async {
+        let leaving = async {
+            let Ok(stream) = UnixStream::connect(&path).await else {
+                return Ok(());
+            };
+            remove_container(Client::new(Socket::from(stream)), &args.id).await
         };
-        remove_container(Client::new(Socket::from(stream)), &args.id).await
-    }));
+        timeout(POD_TIMEOUT, leaving).await
+    });
     match left {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(io::Error::other(format!(

@@ -1,1 +1,219 @@
+//! Each kind of half bundle that `delete` may meet.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::clean_up;
+use crate::args::{Action, Args};
+use crate::bundle::Bundle;
+use crate::fake_vm::FakeVm;
+use crate::options::Options;
+use crate::pod::{CreateRequest, Pod, PodOptions};
+use crate::process::ProcessKey;
+use crate::publisher::Publisher;
+use crate::server::TaskServer;
+use crate::service::services;
+use crate::socket::{self, Claim};
+use crate::stdio::StdioPaths;
+
+const MEMBER: &str = r#"{"ociVersion":"1.0.2","annotations":{
+    "io.kubernetes.cri.sandbox-id":"pod","io.kubernetes.cri.container-type":"container"}}"#;
+
+struct Bench {
+    dir: tempfile::TempDir,
+    bundle: Bundle,
+    args: Args,
+}
+
+fn bench(id: &str) -> Bench {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bundle");
+    std::fs::create_dir(&path).unwrap();
+    let bundle = Bundle::new(&path);
+    let args = Args {
+        action: Action::Delete,
+        namespace: "test-delete".into(),
+        id: id.into(),
+        // No containerd has this address, so nothing outside is touched.
+        address: dir.path().join("containerd.sock").display().to_string(),
+        bundle: path,
+        debug: false,
+    };
+    Bench { dir, bundle, args }
+}
+
+impl Bench {
+    fn delete(&self) -> u32 {
+        let state = self
+            .dir
+            .path()
+            .join("state/test-delete")
+            .join(&self.args.id);
+        let began = std::time::Instant::now();
+        let (pid, exit) = clean_up(&self.args, &self.bundle, &state);
+        assert!(began.elapsed() < Duration::from_secs(5));
+        assert_eq!(exit.status, 137);
+        pid
+    }
+
+    fn write(&self, name: &str, content: &str) {
+        std::fs::write(self.bundle.path().join(name), content).unwrap();
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("s/socket")
+    }
+}
+
+fn claim(path: &Path) -> std::os::unix::net::UnixListener {
+    match socket::claim(path).unwrap() {
+        Claim::Bound(listener) => listener,
+        Claim::Taken => panic!("{path:?} is taken"),
+    }
+}
+
+#[test]
+fn an_empty_bundle() {
+    assert_eq!(bench("c1").delete(), 0);
+}
+
+#[test]
+fn a_bundle_that_is_gone() {
+    let bench = bench("c1");
+    std::fs::remove_dir(bench.bundle.path()).unwrap();
+    assert_eq!(bench.delete(), 0);
+}
+
+#[test]
+fn a_damaged_configuration() {
+    let bench = bench("c1");
+    bench.write("config.json", "{");
+    bench.write("init.pid", "77");
+    assert_eq!(bench.delete(), 77);
+}
+
+#[test]
+fn a_dead_shim_leaves_no_socket() {
+    let bench = bench("c1");
+    bench.write("config.json", r#"{"ociVersion":"1.0.2"}"#);
+    bench.write("init.pid", "77");
+    drop(claim(&bench.socket()));
+    bench
+        .bundle
+        .write_address(&socket::address(&bench.socket()))
+        .unwrap();
+    bench.write("shim.pid", "1");
+    assert_eq!(bench.delete(), 77);
+    assert!(!bench.socket().exists());
+    assert_eq!(bench.delete(), 77, "a second time");
+}
+
+#[test]
+fn a_living_shim_is_killed_and_its_socket_removed() {
+    let bench = bench("c1");
+    drop(claim(&bench.socket()));
+    bench
+        .bundle
+        .write_address(&socket::address(&bench.socket()))
+        .unwrap();
+    // Holds the lock as a shim does.
+    let lock = bench.bundle.path().join("shim.pid");
+    let mut shim = std::process::Command::new("flock")
+        .arg("--no-fork")
+        .arg(&lock)
+        .args(["sh", "-c", "echo $$ >\"$0\"; echo held; exec sleep 60"])
+        .arg(&lock)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut out = std::io::BufReader::new(shim.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    bench.delete();
+    let status = shim.wait().unwrap();
+    assert_eq!(
+        std::os::unix::process::ExitStatusExt::signal(&status),
+        Some(9)
+    );
+    assert!(!bench.socket().exists());
+}
+
+#[test]
+fn a_container_whose_pod_is_gone() {
+    let bench = bench("c2");
+    bench.write("config.json", MEMBER);
+    bench.write("init.pid", "77");
+    bench
+        .bundle
+        .write_address(&socket::address(&bench.socket()))
+        .unwrap();
+    assert_eq!(bench.delete(), 77);
+}
+
+/// A container of a pod that lives: it is killed and deleted there, the pod stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_leaves_a_living_pod() {
+    let bench = bench("c2");
+    bench.write("config.json", MEMBER);
+    let vm = FakeVm::new();
+    let options = PodOptions {
+        id: "pod".into(),
+        namespace: "test-delete".into(),
+        state_dir: bench.dir.path().join("unused"),
+    };
+    let pod = Pod::new(options, Publisher::start("", ""), vm.launcher());
+    let listener = claim(&bench.socket());
+    let server = TaskServer::start(listener, services(&pod, bench.socket()))
+        .await
+        .unwrap();
+    let sandbox = bench.dir.path().join("pod");
+    std::fs::create_dir(&sandbox).unwrap();
+    std::fs::write(sandbox.join("config.json"), r#"{"ociVersion":"1.0.2"}"#).unwrap();
+    for (id, bundle) in [("pod", sandbox.as_path()), ("c2", bench.bundle.path())] {
+        let request = CreateRequest {
+            id: id.into(),
+            bundle: bundle.to_owned(),
+            rootfs: Vec::new(),
+            stdio: StdioPaths::default(),
+            options: Options::default(),
+        };
+        Arc::clone(&pod).create(request).await.unwrap();
+        Arc::clone(&pod)
+            .start(ProcessKey::new(id, ""))
+            .await
+            .unwrap();
+    }
+    bench
+        .bundle
+        .write_address(&socket::address(&bench.socket()))
+        .unwrap();
+
+    let bench = tokio::task::spawn_blocking(move || {
+        assert_eq!(bench.delete(), crate::fake_vm::PID);
+        bench
+    })
+    .await
+    .unwrap();
+
+    pod.state(&ProcessKey::new("c2", "")).unwrap_err();
+    pod.state(&ProcessKey::new("pod", "")).unwrap();
+    assert!(socket::is_live(&bench.socket()));
+    assert!(!vm.calls().contains(&"stop /".to_owned()));
+    server.stop().await;
+}
+
+#[test]
+fn a_pod_that_does_not_answer_delays_two_seconds_only() {
+    let bench = bench("c2");
+    bench.write("config.json", MEMBER);
+    let _silent = claim(&bench.socket());
+    bench
+        .bundle
+        .write_address(&socket::address(&bench.socket()))
+        .unwrap();
+    let began = std::time::Instant::now();
+    bench.delete();
+    assert!(began.elapsed() >= Duration::from_secs(2));
+    assert!(bench.socket().exists(), "it is the pod's");
+}

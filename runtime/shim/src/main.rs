@@ -13,6 +13,10 @@ mod delete;
 mod dialect;
 mod error;
 mod event;
+#[cfg(test)]
+mod fake_containerd;
+#[cfg(test)]
+mod fake_vm;
 mod group;
 mod info;
 mod inherited;

@@ -1,0 +1,294 @@
+//! A virtual machine for tests: processes that end when they are told to.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use caisson_protocol::agent::StatsResponse;
+use caisson_sandbox::{
+    Config, CreateContainer, CreateExec, ErrorKind, ProcessExit, ProcessId, ProcessStreams,
+    SandboxError, SandboxOptions, VmEnd, VmEndKind,
+};
+use tokio::net::UnixStream;
+use tokio::sync::{Semaphore, watch};
+
+use crate::vm::{Launcher, Vm};
+
+/// Process id that the fake reports.
+pub(crate) const PID: u32 = 4242;
+
+/// Most calls of one kind at once.
+const PERMITS: usize = 100;
+
+/// A fake virtual machine; clones are the same one.
+#[derive(Clone)]
+pub(crate) struct FakeVm(Arc<Inner>);
+
+struct Inner {
+    guest: Mutex<Guest>,
+    end: watch::Sender<Option<VmEnd>>,
+    /// Taken by each start_process; tests take permits away to hold starts up.
+    starts: Semaphore,
+    /// Likewise for delete_process.
+    deletes: Semaphore,
+}
+
+#[derive(Default)]
+struct Guest {
+    processes: HashMap<ProcessId, GuestProcess>,
+    calls: Vec<String>,
+    refuse_create: Option<SandboxError>,
+    refuse_start: Option<SandboxError>,
+    refuse_delete: Option<SandboxError>,
+    launched: Option<SandboxOptions>,
+}
+
+struct GuestProcess {
+    exit: watch::Sender<Option<ProcessExit>>,
+    /// The guest's ends of the streams.
+    streams: ProcessStreams,
+}
+
+fn key(container: &str, exec: &str) -> ProcessId {
+    ProcessId {
+        container: container.into(),
+        exec: exec.into(),
+    }
+}
+
+fn error(kind: ErrorKind, message: &str) -> SandboxError {
+    SandboxError::new(kind, message)
+}
+
+impl FakeVm {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Inner {
+            guest: Mutex::default(),
+            end: watch::Sender::new(None),
+            starts: Semaphore::new(PERMITS),
+            deletes: Semaphore::new(PERMITS),
+        }))
+    }
+
+    pub(crate) fn launcher(&self) -> Box<dyn Launcher> {
+        Box::new(FakeLauncher(self.clone()))
+    }
+
+    /// Ends a process.
+    pub(crate) fn exit(&self, container: &str, exec: &str, status: u32, oom_killed: bool) {
+        let guest = self.guest();
+        let process = &guest.processes[&key(container, exec)];
+        process.exit.send_replace(Some(ProcessExit {
+            status,
+            exited_at: SystemTime::now(),
+            oom_killed,
+        }));
+    }
+
+    /// The guest's ends of a process's streams.
+    pub(crate) fn streams(&self, container: &str, exec: &str) -> ProcessStreams {
+        let mut guest = self.guest();
+        let process = guest.processes.get_mut(&key(container, exec)).unwrap();
+        std::mem::take(&mut process.streams)
+    }
+
+    /// Ends the machine.
+    pub(crate) fn die(&self, description: &str) {
+        self.guest().processes.clear();
+        self.0.end.send_replace(Some(VmEnd {
+            kind: VmEndKind::Panic,
+            description: description.into(),
+            console: String::new(),
+        }));
+    }
+
+    pub(crate) fn refuse_create(&self, kind: ErrorKind, message: &str) {
+        self.guest().refuse_create = Some(error(kind, message));
+    }
+    pub(crate) fn refuse_start(&self, kind: ErrorKind, message: &str) {
+        self.guest().refuse_start = Some(error(kind, message));
+    }
+    pub(crate) fn refuse_delete(&self, kind: ErrorKind, message: &str) {
+        self.guest().refuse_delete = Some(error(kind, message));
+    }
+
+    /// Holds up every start until the returned guard is dropped.
+    pub(crate) fn hold_starts(&self) -> impl Drop + '_ {
+        let all = u32::try_from(PERMITS).unwrap();
+        self.0.starts.try_acquire_many(all).unwrap()
+    }
+
+    /// Holds up every delete until the returned guard is dropped.
+    pub(crate) fn hold_deletes(&self) -> impl Drop + '_ {
+        let all = u32::try_from(PERMITS).unwrap();
+        self.0.deletes.try_acquire_many(all).unwrap()
+    }
+
+    /// The calls so far, `name container/exec`.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        self.guest().calls.clone()
+    }
+
+    pub(crate) fn launched(&self) -> Option<SandboxOptions> {
+        self.guest().launched.clone()
+    }
+
+    fn guest(&self) -> MutexGuard<'_, Guest> {
+        self.0.guest.lock().unwrap()
+    }
+
+    fn call(&self, name: &str, id: &ProcessId) {
+        let line = format!("{name} {}/{}", id.container, id.exec);
+        self.guest().calls.push(line);
+    }
+
+    fn add(&self, id: ProcessId, wanted: [bool; 3]) -> ProcessStreams {
+        let mut pairs = wanted.map(|wanted| wanted.then(|| UnixStream::pair().unwrap()));
+        let mut split = |index: usize| match pairs[index].take() {
+            Some((host, guest)) => (Some(host), Some(guest)),
+            None => (None, None),
+        };
+        let (stdin, guest_stdin) = split(0);
+        let (stdout, guest_stdout) = split(1);
+        let (stderr, guest_stderr) = split(2);
+        let process = GuestProcess {
+            exit: watch::Sender::new(None),
+            streams: ProcessStreams {
+                stdin: guest_stdin,
+                stdout: guest_stdout,
+                stderr: guest_stderr,
+            },
+        };
+        self.guest().processes.insert(id, process);
+        ProcessStreams {
+            stdin,
+            stdout,
+            stderr,
+        }
+    }
+}
+
+struct FakeLauncher(FakeVm);
+
+#[async_trait]
+impl Launcher for FakeLauncher {
+    async fn launch(
+        &self,
+        _: &Config,
+        options: SandboxOptions,
+    ) -> Result<Arc<dyn Vm>, SandboxError> {
+        self.0.guest().launched = Some(options);
+        Ok(Arc::new(self.0.clone()))
+    }
+}
+
+#[async_trait]
+impl Vm for FakeVm {
+    fn pid(&self) -> u32 {
+        PID
+    }
+    fn guest_kernel(&self) -> String {
+        "6.12-fake".into()
+    }
+    fn phases(&self) -> Vec<(String, u64)> {
+        Vec::new()
+    }
+    async fn ended(&self) -> VmEnd {
+        let mut end = self.0.end.subscribe();
+        let end = end.wait_for(Option::is_some).await.unwrap();
+        end.clone().unwrap()
+    }
+    async fn create_container(
+        &self,
+        request: CreateContainer,
+    ) -> Result<ProcessStreams, SandboxError> {
+        let id = key(&request.id, "");
+        self.call("create", &id);
+        if let Some(error) = self.guest().refuse_create.take() {
+            return Err(error);
+        }
+        Ok(self.add(id, [request.stdin, request.stdout, request.stderr]))
+    }
+    async fn create_exec(&self, request: CreateExec) -> Result<ProcessStreams, SandboxError> {
+        self.call("exec", &request.process);
+        Ok(self.add(
+            request.process,
+            [request.stdin, request.stdout, request.stderr],
+        ))
+    }
+    async fn start_process(&self, process: &ProcessId) -> Result<(), SandboxError> {
+        self.call("start", process);
+        let _held = self.0.starts.acquire().await.unwrap();
+        match self.guest().refuse_start.take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+    async fn wait_process(&self, process: &ProcessId) -> Result<ProcessExit, SandboxError> {
+        let exit = self
+            .guest()
+            .processes
+            .get(process)
+            .map(|process| process.exit.subscribe());
+        let mut exit = exit.ok_or_else(|| error(ErrorKind::NotFound, "no such process"))?;
+        match exit.wait_for(Option::is_some).await {
+            Ok(exit) => Ok(exit.clone().unwrap()),
+            Err(_) => Err(error(ErrorKind::Unavailable, "connection lost")),
+        }
+    }
+    async fn signal(
+        &self,
+        process: &ProcessId,
+        signal: u32,
+        all: bool,
+    ) -> Result<(), SandboxError> {
+        self.call(&format!("signal {signal} {all}"), process);
+        let guest = self.guest();
+        let Some(found) = guest.processes.get(process) else {
+            return Err(error(ErrorKind::NotFound, "no such process"));
+        };
+        if found.exit.borrow().is_some() {
+            return Err(error(ErrorKind::NotFound, "it has ended"));
+        }
+        if signal == 9 {
+            found.exit.send_replace(Some(ProcessExit {
+                status: 137,
+                exited_at: SystemTime::now(),
+                oom_killed: false,
+            }));
+        }
+        Ok(())
+    }
+    async fn delete_process(&self, process: &ProcessId) -> Result<(), SandboxError> {
+        self.call("delete", process);
+        let _held = self.0.deletes.acquire().await.unwrap();
+        if let Some(error) = self.guest().refuse_delete.take() {
+            return Err(error);
+        }
+        match self.guest().processes.remove(process) {
+            Some(_) => Ok(()),
+            None => Err(error(ErrorKind::NotFound, "no such process")),
+        }
+    }
+    async fn resize(
+        &self,
+        process: &ProcessId,
+        width: u32,
+        height: u32,
+    ) -> Result<(), SandboxError> {
+        self.call(&format!("resize {width}x{height}"), process);
+        Ok(())
+    }
+    async fn stats(&self, _: &str) -> Result<StatsResponse, SandboxError> {
+        Ok(StatsResponse::new())
+    }
+    async fn stop(&self) {
+        self.call("stop", &key("", ""));
+        self.0.end.send_replace(Some(VmEnd {
+            kind: VmEndKind::Stopped,
+            description: "stopped".into(),
+            console: String::new(),
+        }));
+    }
+}
