@@ -72,6 +72,12 @@ impl Cgroup {
         Ok(group)
     }
 
+    /// A group that exists already.
+    #[must_use]
+    pub fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
     /// The directory of the group.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -13,6 +13,7 @@ pub mod enter;
 pub mod finish;
 pub mod process;
 pub mod program;
+mod reasons;
 pub mod report;
 
 use std::fs::File;

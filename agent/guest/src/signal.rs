@@ -36,3 +36,51 @@ pub fn ignore_broken_pipes() {
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
     }
 }
+
+/// Gives a program to come the signals as a new process has them: none blocked, none ignored.
+///
+/// # Errors
+/// What the system calls answer.
+pub fn reset() -> io::Result<()> {
+    /// The kernel's `struct sigaction`: handler, flags, restorer, mask.
+    const DEFAULT: [u64; 4] = [0; 4];
+    const MASK_SIZE: usize = 8;
+    for number in 1..=MAX_SIGNAL {
+        if number == libc::SIGKILL || number == libc::SIGSTOP {
+            continue;
+        }
+        // The call itself, because the C library keeps two signals for itself, and ignores them in
+        // every child it spawns.
+        let null = std::ptr::null_mut::<u64>();
+        // SAFETY: the kernel reads the 32 bytes of `DEFAULT`, which ask for no handler.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                DEFAULT.as_ptr(),
+                null,
+                MASK_SIZE,
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    let empty = 0_u64;
+    let old = std::ptr::null_mut::<u64>();
+    // SAFETY: the kernel reads the eight bytes of `empty`.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const empty,
+            old,
+            MASK_SIZE,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

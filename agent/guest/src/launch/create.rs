@@ -18,6 +18,7 @@ use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::ThreadNameSpaceType;
 
 use super::finish::{Finish, Ready};
+use super::reasons::Reasons;
 use super::report::{self, Report};
 use super::{Create, child};
 use crate::error::{AgentError, Doing};
@@ -54,10 +55,11 @@ pub fn run(job: Create, report: &OwnedFd, failure: OwnedFd) -> Result<(), AgentE
         }),
         ready: Arc::default(),
     };
+    let mut reasons = Reasons::keep().doing("keep the reasons of failures")?;
     let container = ContainerBuilder::new(job.name.clone(), SyscallType::default())
         .with_executor(executor)
         .with_root_path(&job.state)
-        .map_err(|error| library_error(&error))?
+        .map_err(|error| library_error(&error, &mut reasons))?
         .with_console_socket(console.as_ref().map(|(_, path)| path))
         .as_init(&bundle)
         .with_systemd(false)
@@ -65,7 +67,7 @@ pub fn run(job: Create, report: &OwnedFd, failure: OwnedFd) -> Result<(), AgentE
         // Makes the init process a child of the agent.
         .as_sibling(true)
         .build()
-        .map_err(|error| library_error(&error))?;
+        .map_err(|error| library_error(&error, &mut reasons))?;
     let pid = container
         .pid()
         .ok_or_else(|| AgentError::Internal("the container has no init process".to_owned()))?
@@ -84,19 +86,15 @@ pub fn run(job: Create, report: &OwnedFd, failure: OwnedFd) -> Result<(), AgentE
     Ok(())
 }
 
-/// The library's errors say little themselves; their causes say it.
-fn library_error(error: &dyn std::error::Error) -> AgentError {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let words = cause.to_string();
-        // Transparent errors repeat their cause.
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        source = cause.source();
-    }
+/// The reason that was logged first, or what little the error itself says.
+fn library_error(error: &dyn std::error::Error, reasons: &mut Reasons) -> AgentError {
+    let text = reasons.first().unwrap_or_else(|| {
+        let causes = std::iter::successors(Some(error), |cause| cause.source());
+        causes
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(": ")
+    });
     AgentError::Internal(format!("cannot make the container: {text}"))
 }
 

@@ -49,6 +49,8 @@ impl Finish {
     /// cannot be used.
     pub fn prepare(&self) -> Result<Ready, AgentError> {
         let user = self.process.user();
+        crate::signal::reset().doing("reset the signals")?;
+        process::close_all_at_exec().doing("keep descriptors from the program")?;
         own_standard_streams(Uid::from_raw(user.uid()))?;
         self.change_directory()?;
         if self.set_user {
@@ -125,7 +127,11 @@ impl Finish {
         let directory = self.process.cwd();
         if !self.set_user {
             // As runc does for the first process of a container.
-            create_directories(directory).map_err(|error| {
+            // Whatever the user's own mask will be.
+            let mask = rustix::process::umask(Mode::from_raw_mode(0o022));
+            let created = create_directories(directory);
+            rustix::process::umask(mask);
+            created.map_err(|error| {
                 AgentError::InvalidArgument(format!(
                     "mkdir {}: {}",
                     directory.display(),

@@ -1,4 +1,4 @@
-//! The two system calls that turn this program into a container's process.
+//! The system calls that turn this program into a container's process.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};
@@ -33,6 +33,23 @@ pub fn clone_sibling() -> io::Result<Side> {
             .map(Side::Caller)
             .map_err(io::Error::other),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Closes every descriptor but the standard streams when the program is executed, also those that
+/// whoever started the agent has left open.
+///
+/// # Errors
+/// What `close_range(2)` answers.
+pub fn close_all_at_exec() -> io::Result<()> {
+    let first: libc::c_ulong = 3;
+    let last = libc::c_ulong::from(u32::MAX);
+    let flags = libc::c_ulong::from(libc::CLOSE_RANGE_CLOEXEC);
+    // SAFETY: the call takes three integers, and closes nothing in this program.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 
