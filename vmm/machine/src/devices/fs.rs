@@ -40,7 +40,11 @@ const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
 /// How long the server may take to answer all messages of an activation or a stop. It answers
 /// within microseconds, after a start of its own of some ten milliseconds; a stop may have to wait
 /// for one request to a slow disk.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = if cfg!(test) {
+    Duration::from_millis(300)
+} else {
+    Duration::from_secs(10)
+};
 
 /// Why a file system device cannot be made.
 #[derive(Debug, thiserror::Error)]
