@@ -142,12 +142,11 @@ pub(crate) async fn hello(
         hello = timeout_at(deadline, read_hello(connected)) => match hello {
             Ok(hello) => hello,
             Err(_) => Err(format!(
-                "the guest's agent did not report within {} s", START.as_secs()
+                "the guest did not come up: its agent did not report within {} s",
+                START.as_secs()
             )),
         },
-        end = machine.ended() => Err(format!(
-            "{} before its agent reported", end.description.trim_end()
-        )),
+        end = machine.ended() => Err(format!("the guest did not come up: {}", end.description)),
     };
     match hello {
         Ok(hello) => {

@@ -10,7 +10,17 @@ use std::path::Path;
 
 use flate2::read::GzDecoder;
 
-const START_MARK: &[u8] = b"IKCFG_ST";
+// One list for the builder of our kernel, its check of somebody else's, and this one.
+#[allow(unreachable_pub)]
+#[path = "../../../guest-image/src/required.rs"]
+mod required;
+
+use required::{REQUIRED, RequiredOption};
+
+/// The mark, which also stands in the text of some kernels, and how gzip data begin (RFC 1952).
+const START_MARK: &[u8] = b"IKCFG_ST\x1f\x8b\x08";
+/// Bytes of it that belong to the data.
+const GZIP_MAGIC: u64 = 3;
 /// Bytes read at a time while looking for the mark.
 const CHUNK: usize = 1024 * 1024;
 /// Most bytes of a kernel that are searched: far above any kernel, and a bound for a wrong file.
@@ -18,107 +28,36 @@ const MAX_SEARCHED: u64 = 1024 * 1024 * 1024;
 /// Most bytes of an unpacked configuration; those of distributions have 300 KiB.
 const MAX_CONFIG: u64 = 4 * 1024 * 1024;
 
-/// An option that must be built in (`=y`): there are no modules in the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Required {
-    /// The option.
-    pub(crate) option: &'static str,
-    /// What it is needed for.
-    pub(crate) reason: &'static str,
-}
-
-const fn required(option: &'static str, reason: &'static str) -> Required {
-    Required { option, reason }
-}
-
-/// What every guest needs, in the order in which its absence is noticed.
-const REQUIRED: &[Required] = &[
-    required(
-        "CONFIG_PVH",
-        "the machine starts the kernel at its PVH entry",
-    ),
-    required(
-        "CONFIG_X86_MPPARSE",
-        "the machine describes its CPUs in an MP table",
-    ),
-    required(
-        "CONFIG_BLK_DEV_INITRD",
-        "the agent is in the initial RAM file system",
-    ),
-    required("CONFIG_BINFMT_ELF", "programs are ELF files"),
-    required("CONFIG_PCI", "all devices are PCI functions"),
-    required(
-        "CONFIG_PCI_DIRECT",
-        "PCI configuration space is read through I/O ports",
-    ),
-    required("CONFIG_PCI_MSI", "devices interrupt with MSI-X"),
-    required("CONFIG_VIRTIO_PCI", "all devices are virtio devices on PCI"),
-    required("CONFIG_NET", "the host talks to the agent over sockets"),
-    required("CONFIG_VSOCKETS", "the host talks to the agent over vsock"),
-    required(
-        "CONFIG_VIRTIO_VSOCKETS",
-        "the host talks to the agent over vsock",
-    ),
-    required("CONFIG_FUSE_FS", "images and volumes come over virtio-fs"),
-    required("CONFIG_VIRTIO_FS", "images and volumes come over virtio-fs"),
-    required("CONFIG_PROC_FS", "containers and the agent need /proc"),
-    required("CONFIG_SYSFS", "containers need /sys"),
-    required("CONFIG_TMPFS", "containers need /dev and /dev/shm"),
-    required("CONFIG_DEVTMPFS", "the agent needs /dev"),
-    required("CONFIG_UNIX98_PTYS", "terminals"),
-    required("CONFIG_UNIX", "unix sockets"),
-    required("CONFIG_EPOLL", "the agent waits with epoll"),
-    required("CONFIG_SIGNALFD", "the agent waits for ended processes"),
-    required(
-        "CONFIG_OVERLAY_FS",
-        "containers in containers, and images from block devices",
-    ),
-    required("CONFIG_NAMESPACES", "containers are made of namespaces"),
-    required("CONFIG_PID_NS", "each container has its own processes"),
-    required("CONFIG_UTS_NS", "each container has its own host name"),
-    required("CONFIG_IPC_NS", "each container has its own System V IPC"),
-    required("CONFIG_NET_NS", "each container has its own network"),
-    required("CONFIG_CGROUPS", "limits of containers"),
-    required("CONFIG_MEMCG", "memory limits of containers"),
-    required("CONFIG_CGROUP_SCHED", "CPU weights of containers"),
-    required("CONFIG_CFS_BANDWIDTH", "CPU limits of containers"),
-    required("CONFIG_CGROUP_PIDS", "process limits of containers"),
-    required("CONFIG_CPUSETS", "CPU sets of containers"),
-    required("CONFIG_CGROUP_BPF", "device rules of containers"),
-    required("CONFIG_BPF_SYSCALL", "device rules of containers"),
-    required("CONFIG_SECCOMP_FILTER", "system call filters of containers"),
-];
-
 /// The options that the kernel at `path` lacks; `None` if it does not carry its configuration.
 ///
 /// # Errors
 /// Fails when the file cannot be read or its configuration cannot be unpacked.
-pub(crate) fn missing_options(path: &Path) -> io::Result<Option<Vec<Required>>> {
+pub(crate) fn missing_options(path: &Path) -> io::Result<Option<Vec<RequiredOption>>> {
     Ok(embedded_config(path)?.map(|config| missing_in(&config)))
 }
 
 /// The options of [`REQUIRED`] that are not built in according to the text of a configuration.
-pub(crate) fn missing_in(config: &str) -> Vec<Required> {
+pub(crate) fn missing_in(config: &str) -> Vec<RequiredOption> {
     let built_in: std::collections::HashSet<&str> = config
         .lines()
         .filter_map(|line| line.trim().strip_suffix("=y"))
         .collect();
     REQUIRED
         .iter()
-        .filter(|required| !built_in.contains(required.option))
+        .filter(|required| !built_in.contains(required.name))
         .copied()
         .collect()
 }
 
 /// One sentence that names the options and what each is for.
-pub(crate) fn describe(missing: &[Required]) -> String {
+pub(crate) fn describe(missing: &[RequiredOption]) -> String {
     let list: Vec<String> = missing
         .iter()
-        .map(|required| format!("{} ({})", required.option, required.reason))
+        .map(|required| format!("{}, needed {}", required.name, required.why))
         .collect();
     format!(
-        "its configuration lacks {}: build it with these set to y",
-        list.join(", ")
+        "its configuration lacks {}; build it with these set to y",
+        list.join("; ")
     )
 }
 
@@ -127,7 +66,7 @@ fn embedded_config(path: &Path) -> io::Result<Option<String>> {
     let Some(mark) = find_mark(&mut file)? else {
         return Ok(None);
     };
-    file.seek(SeekFrom::Start(mark + START_MARK.len() as u64))?;
+    file.seek(SeekFrom::Start(mark + START_MARK.len() as u64 - GZIP_MAGIC))?;
     let mut config = String::new();
     GzDecoder::new(BufReader::new(file))
         .take(MAX_CONFIG)

@@ -9,7 +9,7 @@ use super::{CHUNK, REQUIRED, describe, missing_in, missing_options};
 fn complete() -> String {
     REQUIRED
         .iter()
-        .map(|required| format!("{}=y\n", required.option))
+        .map(|required| format!("{}=y\n", required.name))
         .collect()
 }
 
@@ -38,7 +38,7 @@ fn what_is_not_built_in_is_missing() {
         let config = complete().replace("CONFIG_VIRTIO_PCI=y", instead);
         let options: Vec<_> = missing_in(&config)
             .iter()
-            .map(|required| required.option)
+            .map(|required| required.name)
             .collect();
         let expected: &[&str] = if missing { &["CONFIG_VIRTIO_PCI"] } else { &[] };
         assert_eq!(options, expected, "{instead}");
@@ -48,13 +48,15 @@ fn what_is_not_built_in_is_missing() {
 #[test]
 fn the_embedded_configuration_is_found_wherever_it_is() {
     let config = complete().replace("CONFIG_PVH=y", "# CONFIG_PVH is not set");
-    for offset in [0, 1, CHUNK - 8, CHUNK - 4, CHUNK, 3 * CHUNK - 1] {
+    for offset in [0, 1, CHUNK - 11, CHUNK - 4, CHUNK, 3 * CHUNK - 1] {
         let file = kernel(offset, &config);
         let missing = missing_options(file.path()).unwrap().unwrap();
         assert_eq!(missing.len(), 1, "at {offset}");
         let sentence = describe(&missing);
         assert!(
-            sentence.contains("CONFIG_PVH (the machine starts the kernel at its PVH entry)"),
+            sentence.contains(
+                "lacks CONFIG_PVH, needed as the way into the kernel without firmware; build it"
+            ),
             "{sentence}"
         );
     }
@@ -71,5 +73,8 @@ fn a_kernel_without_configuration_says_nothing() {
 fn a_damaged_configuration_is_an_error() {
     let mut file = NamedTempFile::new().unwrap();
     file.write_all(b"IKCFG_ST this is not gzip").unwrap();
+    assert_eq!(missing_options(file.path()).unwrap(), None);
+    file.write_all(b"IKCFG_ST\x1f\x8b\x08 this is not either")
+        .unwrap();
     missing_options(file.path()).unwrap_err();
 }
