@@ -14,6 +14,7 @@
 mod confinement;
 mod device;
 mod file_system;
+mod filter;
 mod inherited;
 mod ring;
 
@@ -33,6 +34,9 @@ enum Error {
     /// It could not lock itself in.
     #[error(transparent)]
     Confinement(#[from] confinement::ConfinementError),
+    /// The system calls could not be restricted.
+    #[error(transparent)]
+    Filter(#[from] filter::FilterError),
     /// The limit of open files could not be raised.
     #[error("cannot raise the limit of open files: {0}")]
     OpenFiles(String),
@@ -51,6 +55,7 @@ fn run() -> Result<(), Error> {
     let own_descriptors = confinement::enter(directory)?;
     confinement::drop_privileges()?;
     let file_system = file_system::open(own_descriptors, open_files).map_err(Error::FileSystem)?;
+    filter::install()?;
     Ok(device::serve(socket, file_system)?)
 }
 

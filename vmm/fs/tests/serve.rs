@@ -188,6 +188,124 @@ fn extended_attributes_and_device_nodes_pass_through() {
     );
 }
 
+/// Little-endian bytes of 64-bit numbers.
+fn longs(values: &[u64]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
+}
+
+#[test]
+fn every_operation_works_after_the_program_has_locked_itself_in() {
+    let Some(shared) = Shared::new() else { return };
+    let (_server, mut guest) = serve(&shared);
+    let mut ask = |what: &str, opcode: u32, node: u64, body: &[u8]| {
+        let answer = guest.ask(opcode, node, body);
+        assert_eq!(answer.error, 0, "{what}");
+        answer
+    };
+    let name = terminated;
+    let mode = |mode: u64| longs(&[mode]);
+    let directory = ask("mkdir", 9, ROOT, &[mode(0o755), name("directory")].concat()).u64(0);
+    let create = [longs(&[libc::O_RDWR as u64 | 0o644 << 32, 0]), name("file")].concat();
+    let created = ask("create", 35, directory, &create);
+    let (file, handle) = (created.u64(0), created.u64(128));
+    let write = [longs(&[handle, 0, 5, 0, 0]), b"hello".to_vec()].concat();
+    ask("write", 16, file, &write);
+    ask("flush", 25, file, &longs(&[handle, 0, 0]));
+    ask("fsync", 20, file, &longs(&[handle, 0]));
+    ask("fdatasync", 20, file, &longs(&[handle, 1]));
+    ask("fallocate", 43, file, &longs(&[handle, 0, 8192, 0]));
+    assert_eq!(ask("lseek", 46, file, &longs(&[handle, 0, 3])).u64(0), 0);
+    assert_eq!(ask("getattr", 3, file, &longs(&[0, 0])).u64(16 + 8), 8192);
+    // Mode, owner, group, size and times.
+    let mut attributes = longs(&[0x3f, 0, 3, 0, 1000, 2000, 0]);
+    for value in [0u32, 0, 0, 0o600, 0, 1234, 1234, 0] {
+        attributes.extend(value.to_le_bytes());
+    }
+    ask("setattr", 4, file, &attributes);
+    let metadata = fs::metadata(shared.path().join("directory/file")).unwrap();
+    assert_eq!(
+        (metadata.uid(), metadata.len(), metadata.mtime()),
+        (1234, 3, 2000)
+    );
+    assert_eq!(metadata.mode() & 0o7777, 0o600);
+    let attribute = [longs(&[5, 0]), name("user.key"), b"value".to_vec()].concat();
+    ask("setxattr", 21, file, &attribute);
+    let size = |size: u64| longs(&[size]);
+    let got = ask(
+        "getxattr",
+        22,
+        file,
+        &[size(100), name("user.key")].concat(),
+    );
+    assert_eq!(got.data, b"value");
+    assert_eq!(ask("listxattr", 23, file, &size(100)).data, b"user.key\0");
+    ask("removexattr", 24, file, &name("user.key"));
+    let other = ask(
+        "create",
+        35,
+        directory,
+        &[create[..16].to_vec(), name("other")].concat(),
+    );
+    let copy = longs(&[handle, 0, other.u64(0), other.u64(128), 0, 3, 0]);
+    assert_eq!(ask("copy_file_range", 47, file, &copy).u32(0), 3);
+    assert_eq!(
+        fs::read(shared.path().join("directory/other")).unwrap(),
+        b"hel"
+    );
+    ask("release", 18, file, &longs(&[handle, 0, 0]));
+    ask(
+        "link",
+        13,
+        directory,
+        &[longs(&[file]), name("link")].concat(),
+    );
+    let symlink = ask(
+        "symlink",
+        6,
+        directory,
+        &[name("symlink"), name("file")].concat(),
+    );
+    assert_eq!(ask("readlink", 5, symlink.u64(0), &[]).data, b"file");
+    ask(
+        "mknod",
+        8,
+        directory,
+        &[longs(&[(libc::S_IFIFO | 0o600).into(), 0]), name("fifo")].concat(),
+    );
+    ask("access", 34, file, &longs(&[4]));
+    let handle = ask("opendir", 27, directory, &longs(&[0])).u64(0);
+    let read = longs(&[handle, 0, 4096, 0, 0]);
+    for opcode in [28, 44] {
+        let entries = ask("readdir", opcode, directory, &read).data;
+        for entry in ["file", "other", "link", "symlink", "fifo"] {
+            let found = entries
+                .windows(entry.len())
+                .any(|window| window == entry.as_bytes());
+            assert!(found, "{entry}");
+        }
+    }
+    ask("fsyncdir", 30, directory, &longs(&[handle, 0]));
+    ask("releasedir", 29, directory, &longs(&[handle, 0, 0]));
+    ask("statfs", 17, ROOT, &[]);
+    ask("syncfs", 50, ROOT, &longs(&[0]));
+    ask(
+        "rename",
+        12,
+        directory,
+        &[longs(&[directory]), name("link"), name("renamed")].concat(),
+    );
+    let exchange = [longs(&[directory, 2]), name("renamed"), name("other")].concat();
+    ask("exchange", 45, directory, &exchange);
+    for entry in ["file", "other", "renamed", "symlink", "fifo"] {
+        ask("unlink", 10, directory, &name(entry));
+    }
+    ask("rmdir", 11, ROOT, &name("directory"));
+    assert_eq!(fs::read_dir(shared.path()).unwrap().count(), 0);
+}
+
 #[test]
 fn it_has_locked_itself_in() {
     let Some(shared) = Shared::new() else { return };
@@ -210,6 +328,8 @@ fn it_has_locked_itself_in() {
         assert_eq!(field(set), "0000000000000000", "{set}");
     }
     assert_eq!(field("NoNewPrivs:"), "1");
+    // A filter of system calls.
+    assert_eq!(field("Seccomp:"), "2");
     assert_eq!(field("Umask:"), "0000");
     assert_eq!(field("Threads:"), "1");
     assert_eq!(

@@ -1,0 +1,176 @@
+//! The system calls that are left to the program once it serves.
+//!
+//! They are those of a file system on descriptors, of one socket and of memory. What is missing is
+//! what an intruder would want next: other processes and sockets, mounts, namespaces, programs to
+//! execute, and the kernel's less trodden paths.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
+
+/// The filter could not be made or set.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FilterError {
+    /// It could not be made.
+    #[error("cannot make the system call filter: {0}")]
+    Make(#[from] seccompiler::BackendError),
+    /// The kernel did not take it.
+    #[error("cannot set the system call filter: {0}")]
+    Set(#[from] seccompiler::Error),
+}
+
+/// What FUSE requests are made of.
+const FILES: &[i64] = &[
+    libc::SYS_close,
+    libc::SYS_copy_file_range,
+    libc::SYS_dup,
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
+    libc::SYS_fallocate,
+    libc::SYS_fchdir,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_fchmodat2,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_fcntl,
+    libc::SYS_fdatasync,
+    libc::SYS_fgetxattr,
+    libc::SYS_flistxattr,
+    libc::SYS_flock,
+    libc::SYS_fremovexattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_fstat,
+    libc::SYS_fstatfs,
+    libc::SYS_fsync,
+    libc::SYS_ftruncate,
+    libc::SYS_getdents64,
+    libc::SYS_getxattr,
+    libc::SYS_linkat,
+    libc::SYS_listxattr,
+    libc::SYS_lseek,
+    libc::SYS_mkdirat,
+    libc::SYS_mknodat,
+    libc::SYS_newfstatat,
+    libc::SYS_open,
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_pread64,
+    libc::SYS_preadv,
+    libc::SYS_preadv2,
+    libc::SYS_pwrite64,
+    libc::SYS_pwritev,
+    libc::SYS_pwritev2,
+    libc::SYS_read,
+    libc::SYS_readlinkat,
+    libc::SYS_readv,
+    libc::SYS_removexattr,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_setxattr,
+    libc::SYS_statx,
+    libc::SYS_symlinkat,
+    libc::SYS_syncfs,
+    libc::SYS_umask,
+    libc::SYS_unlinkat,
+    libc::SYS_utimensat,
+    libc::SYS_write,
+    libc::SYS_writev,
+];
+
+/// Acting with the ids of the process in the guest that asks.
+const CREDENTIALS: &[i64] = &[
+    libc::SYS_capget,
+    libc::SYS_capset,
+    libc::SYS_getegid,
+    libc::SYS_geteuid,
+    libc::SYS_setgroups,
+    libc::SYS_setresgid,
+    libc::SYS_setresuid,
+];
+
+/// The connection to the VMM and the queues.
+const CONNECTION: &[i64] = &[
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+];
+
+/// What any program does that has memory and an end. `mmap` also maps guest memory.
+const RUNTIME: &[i64] = &[
+    libc::SYS_brk,
+    libc::SYS_clock_gettime,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_gettimeofday,
+    libc::SYS_madvise,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_yield,
+    libc::SYS_sigaltstack,
+];
+
+/// Sets the filter for this thread, which is the only one. A call that is not on the lists fails
+/// with EPERM: should a rare request need one that was forgotten, that request fails, and not
+/// everything else with it.
+///
+/// # Errors
+/// See [`FilterError`].
+pub(crate) fn install() -> Result<(), FilterError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = [FILES, CREDENTIALS, CONNECTION, RUNTIME]
+        .into_iter()
+        .flatten()
+        .map(|call| (*call, Vec::new()))
+        .collect();
+    // No memory that can be executed.
+    rules.insert(libc::SYS_mmap, vec![without_bit(2, libc::PROT_EXEC)?]);
+    rules.insert(libc::SYS_mprotect, vec![without_bit(2, libc::PROT_EXEC)?]);
+    // libcap-ng looks at the bounding and the ambient set. It does not change them.
+    let bounding = SeccompRule::new(vec![equal(0, libc::PR_CAPBSET_READ)?])?;
+    let ambient = SeccompRule::new(vec![
+        equal(0, libc::PR_CAP_AMBIENT)?,
+        equal(1, libc::PR_CAP_AMBIENT_IS_SET)?,
+    ])?;
+    rules.insert(libc::SYS_prctl, vec![bounding, ambient]);
+    let denied = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let filter = SeccompFilter::new(rules, denied, SeccompAction::Allow, TargetArch::x86_64)?;
+    let program: BpfProgram = filter.try_into()?;
+    Ok(seccompiler::apply_filter(&program)?)
+}
+
+/// Argument `index` has not this bit set.
+fn without_bit(index: u8, bit: i32) -> Result<SeccompRule, FilterError> {
+    let bit = u64::from(bit.unsigned_abs());
+    let width = SeccompCmpArgLen::Dword;
+    let clear = SeccompCondition::new(index, width, SeccompCmpOp::MaskedEq(bit), 0)?;
+    Ok(SeccompRule::new(vec![clear])?)
+}
+
+/// Argument `index` has this value.
+fn equal(index: u8, value: i32) -> Result<SeccompCondition, FilterError> {
+    let value = u64::from(value.unsigned_abs());
+    let width = SeccompCmpArgLen::Dword;
+    Ok(SeccompCondition::new(
+        index,
+        width,
+        SeccompCmpOp::Eq,
+        value,
+    )?)
+}
+
+#[cfg(test)]
+#[path = "filter_test.rs"]
+mod tests;
