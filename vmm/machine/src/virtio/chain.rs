@@ -159,11 +159,6 @@ impl Chain {
         self.head
     }
 
-    /// Bytes for the device to read.
-    pub(crate) fn readable_len(&self) -> u32 {
-        self.readable_len
-    }
-
     /// Bytes for the device to write.
     pub(crate) fn writable_len(&self) -> u32 {
         self.writable_len

@@ -220,6 +220,9 @@ impl Table {
             // What the host's socket does not take now would need somebody to wait for it.
             drop(connection.end());
         }
+        for mut draining in self.draining.into_values() {
+            draining.on_ready();
+        }
     }
 
     fn is_full(&self) -> bool {
