@@ -268,6 +268,59 @@ fn streams_that_are_refused_undo_the_container() {
 }
 
 #[test]
+fn a_guest_that_does_not_answer_is_not_waited_for_for_ever() {
+    in_pod(async |pod| {
+        let sandbox = soon(Sandbox::start(&pod.config(""), pod.options()))
+            .await
+            .unwrap();
+        soon(sandbox.create_container(pod.container("stuck", "sleep")))
+            .await
+            .unwrap();
+        // From here on time flies as soon as everybody waits.
+        tokio::time::pause();
+        let error = sandbox.list_processes("stuck").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert_eq!(
+            error.to_string(),
+            "the guest did not answer ListProcesses within 30 s"
+        );
+        tokio::time::resume();
+        // The machine is as well as before.
+        soon(sandbox.signal(&init("stuck"), 9, true)).await.unwrap();
+        let exit = soon(sandbox.wait_process(&init("stuck"))).await.unwrap();
+        assert_eq!(exit.status, 137);
+        soon(sandbox.stop()).await;
+        pod.assert_nothing_left();
+    });
+}
+
+#[test]
+fn an_agent_that_hangs_up_ends_the_sandbox() {
+    in_pod(async |pod| {
+        let sandbox = soon(Sandbox::start(
+            &pod.config("drops-its-agent"),
+            pod.options(),
+        ))
+        .await
+        .unwrap();
+        let error = soon(sandbox.create_container(pod.container("web", "sleep")))
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        let end = soon(sandbox.ended()).await;
+        assert_eq!(end.kind, VmEndKind::Failed);
+        assert!(
+            end.description
+                .contains("connection to the guest's agent broke"),
+            "{}",
+            end.description
+        );
+        soon(sandbox.stop()).await;
+        pod.assert_nothing_left();
+    });
+}
+
+#[test]
 fn a_killed_vmm_ends_every_wait_at_once() {
     in_pod(async |pod| {
         let sandbox = soon(Sandbox::start(&pod.config(""), pod.options()))
@@ -488,6 +541,51 @@ fn a_vmm_that_does_not_stop_is_killed() {
             .unwrap();
         soon(sandbox.stop()).await;
         assert_eq!(soon(sandbox.ended()).await.kind, VmEndKind::Stopped);
+        pod.assert_nothing_left();
+    });
+}
+
+#[test]
+fn a_vmm_that_reads_nothing_any_more_can_be_stopped() {
+    in_pod(async |pod| {
+        let sandbox = soon(Sandbox::start(&pod.config("stops-reading"), pod.options()))
+            .await
+            .unwrap();
+        let mut request = pod.container("web", "sleep");
+        (request.stdin, request.stdout) = (false, false);
+        soon(sandbox.create_container(request)).await.unwrap();
+        // More connections than fit in the control socket and the queue before it.
+        let asking: Vec<_> = (0..100)
+            .map(|n| {
+                let sandbox = sandbox.clone();
+                tokio::spawn(async move {
+                    let process = ProcessId {
+                        container: "web".into(),
+                        exec: format!("exec-{n}"),
+                    };
+                    let spec = serde_json::from_value(json!({
+                        "cwd": "/", "args": ["sleep"], "user": {"uid": 0, "gid": 0},
+                    }))
+                    .unwrap();
+                    let (stdin, stdout, stderr) = (true, true, true);
+                    let request = CreateExec {
+                        process,
+                        spec,
+                        stdin,
+                        stdout,
+                        stderr,
+                    };
+                    sandbox.create_exec(request).await.unwrap_err().kind()
+                })
+            })
+            .collect();
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        soon(sandbox.stop()).await;
+        for task in asking {
+            assert_eq!(soon(task).await.unwrap(), ErrorKind::Unavailable);
+        }
         pod.assert_nothing_left();
     });
 }

@@ -50,7 +50,9 @@ pub(crate) struct MachineParts<'a> {
 #[derive(Debug)]
 pub(crate) struct Machine {
     pid: u32,
-    commands: mpsc::Sender<Command>,
+    questions: mpsc::Sender<Question>,
+    /// Apart from the questions, which a VMM can hold up by not reading them.
+    orders: mpsc::Sender<Order>,
     /// How the machine ended.
     end: watch::Receiver<Option<VmEnd>>,
     /// Whether the processes are gone, which may be a little later.
@@ -69,13 +71,17 @@ pub(crate) struct Started {
     pub(crate) console: Option<OwnedFd>,
 }
 
+/// Something to ask the VMM.
 #[derive(Debug)]
-enum Command {
-    Ask {
-        request: Request,
-        files: Vec<OwnedFd>,
-        answer: oneshot::Sender<Reply>,
-    },
+struct Question {
+    request: Request,
+    files: Vec<OwnedFd>,
+    answer: oneshot::Sender<Reply>,
+}
+
+/// Something for the supervisor itself to do.
+#[derive(Debug)]
+enum Order {
     Stop,
     /// Something that ends the machine soon, or else now.
     Broken(String),
@@ -114,7 +120,8 @@ impl Machine {
         let server_pid = server.id().ok_or_else(gone)?;
         record::write(parts.state_dir, &[("vmm", pid), ("fs", server_pid)])?;
 
-        let (commands, receiver) = mpsc::channel(MAX_QUEUED);
+        let (questions, questions_receiver) = mpsc::channel(MAX_QUEUED);
+        let (orders, orders_receiver) = mpsc::channel(1);
         let (end_sender, end) = watch::channel(None);
         let (reaped_sender, reaped) = watch::channel(false);
         let (hello_sender, hello) = oneshot::channel();
@@ -133,11 +140,16 @@ impl Machine {
             stopping: false,
             deadline: None,
         };
-        tokio::spawn(supervisor.run(receiver, end_sender, reaped_sender));
+        let inbox = Inbox {
+            questions: questions_receiver,
+            orders: orders_receiver,
+        };
+        tokio::spawn(supervisor.run(inbox, end_sender, reaped_sender));
         Ok(Started {
             machine: Self {
                 pid,
-                commands,
+                questions,
+                orders,
                 end,
                 reaped,
             },
@@ -178,12 +190,12 @@ impl Machine {
         files: Vec<OwnedFd>,
     ) -> Result<Reply, SandboxError> {
         let (answer, receiver) = oneshot::channel();
-        let command = Command::Ask {
+        let question = Question {
             request,
             files,
             answer,
         };
-        if self.commands.send(command).await.is_ok()
+        if self.questions.send(question).await.is_ok()
             && let Ok(reply) = receiver.await
         {
             return Ok(reply);
@@ -197,15 +209,22 @@ impl Machine {
     /// Ends the machine because of `reason`, unless it is ending for a better one.
     pub(crate) async fn broken(&self, reason: String) {
         // An error means that it has ended.
-        let _ = self.commands.send(Command::Broken(reason)).await;
+        let _ = self.orders.send(Order::Broken(reason)).await;
     }
 
     /// Ends the machine and returns when its processes are gone.
     pub(crate) async fn stop(&self) {
-        let _ = self.commands.send(Command::Stop).await;
+        let _ = self.orders.send(Order::Stop).await;
         let mut reaped = self.reaped.clone();
         let _ = reaped.wait_for(|reaped| *reaped).await;
     }
+}
+
+/// What the supervisor is told.
+#[derive(Debug)]
+struct Inbox {
+    questions: mpsc::Receiver<Question>,
+    orders: mpsc::Receiver<Order>,
 }
 
 #[derive(Debug)]
@@ -230,11 +249,11 @@ struct Supervisor {
 impl Supervisor {
     async fn run(
         mut self,
-        mut commands: mpsc::Receiver<Command>,
+        mut inbox: Inbox,
         end: watch::Sender<Option<VmEnd>>,
         reaped: watch::Sender<bool>,
     ) {
-        let mut how = self.until_end(&mut commands).await;
+        let mut how = self.until_end(&mut inbox).await;
         if self.stopping {
             how.kind = crate::VmEndKind::Stopped;
         }
@@ -242,8 +261,7 @@ impl Supervisor {
         end.send_replace(Some(how));
         // Whoever waits for an answer learns now that none will come.
         self.pending.clear();
-        commands.close();
-        drop(commands);
+        drop(inbox);
         for child in [&mut self.vmm, &mut self.server] {
             // Without a number it was waited for already.
             if child.id().is_some()
@@ -257,13 +275,19 @@ impl Supervisor {
         reaped.send_replace(true);
     }
 
-    async fn until_end(&mut self, commands: &mut mpsc::Receiver<Command>) -> VmEnd {
+    async fn until_end(&mut self, inbox: &mut Inbox) -> VmEnd {
         let mut batch = 0;
         loop {
             let deadline = self.deadline.as_ref().map(|(at, _)| *at);
             tokio::select! {
-                command = commands.recv(), if self.queue.len() < MAX_QUEUED => {
-                    if let Some(end) = self.command(command) {
+                order = inbox.orders.recv() => {
+                    if let Some(end) = self.obey(order) {
+                        return end;
+                    }
+                }
+                question = inbox.questions.recv(), if self.queue.len() < MAX_QUEUED => {
+                    // Without anybody who asks, there is nobody who gives orders either.
+                    if let Some(end) = question.and_then(|question| self.pass_on(question)) {
                         return end;
                     }
                 }
@@ -299,26 +323,23 @@ impl Supervisor {
         }
     }
 
-    fn command(&mut self, command: Option<Command>) -> Option<VmEnd> {
-        match command {
-            Some(Command::Ask {
-                request,
-                files,
-                answer,
-            }) => {
-                // Those who gave up waiting need no entry any more.
-                self.pending.retain(|_, answer| !answer.is_closed());
-                let id = self.enqueue(request, files);
-                self.pending.insert(id, answer);
-                self.flush()
-            }
-            Some(Command::Stop) => {
+    fn pass_on(&mut self, question: Question) -> Option<VmEnd> {
+        // Those who gave up waiting need no entry any more.
+        self.pending.retain(|_, answer| !answer.is_closed());
+        let id = self.enqueue(question.request, question.files);
+        self.pending.insert(id, question.answer);
+        self.flush()
+    }
+
+    fn obey(&mut self, order: Option<Order>) -> Option<VmEnd> {
+        match order {
+            Some(Order::Stop) => {
                 self.stopping = true;
                 self.deadline = Some((Instant::now() + ORDERLY, end::stopped()));
                 self.enqueue(Request::Stop, Vec::new());
                 self.flush()
             }
-            Some(Command::Broken(reason)) => {
+            Some(Order::Broken(reason)) => {
                 if self.deadline.is_none() {
                     self.deadline = Some((Instant::now() + BETTER_REASON, end::failed(reason)));
                 }

@@ -1,9 +1,8 @@
 //! Bind mounts of a container's configuration.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::FileTypeExt;
 
+use rustix::fs::FileType;
 use rustix::mount::MountAttrFlags;
 
 use super::tree::{Attributes, DetachedTree, Propagation};
@@ -16,11 +15,20 @@ use crate::{ErrorKind, SandboxError};
 /// [`ErrorKind::InvalidArgument`] without a source; [`ErrorKind::Unimplemented`] for what cannot
 /// be shared with another kernel.
 pub(super) fn prepare(bind: &BindMount) -> Result<DetachedTree, SandboxError> {
-    check_source(bind)?;
-    let failed = |error: io::Error| {
-        SandboxError::new(ErrorKind::Internal, format!("{}: {error}", describe(bind)))
-    };
-    let tree = DetachedTree::clone_of(&bind.source, bind.recursive).map_err(failed)?;
+    let failed = |error: io::Error| error_for(bind, ErrorKind::Internal, &error.to_string());
+    let tree = DetachedTree::clone_of(&bind.source, bind.recursive).map_err(|error| match error
+        .kind()
+    {
+        io::ErrorKind::NotFound => error_for(
+            bind,
+            ErrorKind::InvalidArgument,
+            &format!("{error}; create it or correct the mount"),
+        ),
+        _ => error_for(bind, ErrorKind::InvalidArgument, &error.to_string()),
+    })?;
+    if let Some(obstacle) = obstacle(tree.file_type().map_err(failed)?) {
+        return Err(error_for(bind, ErrorKind::Unimplemented, obstacle));
+    }
     // Nothing on the host opens a device or runs a program through these mounts.
     let mut set = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
     if bind.read_only {
@@ -40,40 +48,34 @@ pub(super) fn prepare(bind: &BindMount) -> Result<DetachedTree, SandboxError> {
     Ok(tree)
 }
 
-fn check_source(bind: &BindMount) -> Result<(), SandboxError> {
-    let metadata = fs::metadata(&bind.source).map_err(|error| {
-        let cure = if error.kind() == io::ErrorKind::NotFound {
-            "; create it or correct the mount"
-        } else {
-            ""
-        };
-        SandboxError::new(
-            ErrorKind::InvalidArgument,
-            format!("{}: {error}{cure}", describe(bind)),
-        )
-    })?;
-    let kind = metadata.file_type();
-    let obstacle = if kind.is_socket() {
-        "a unix socket of the host cannot be reached from inside a virtual machine"
-    } else if kind.is_fifo() {
-        "a named pipe of the host cannot be reached from inside a virtual machine"
-    } else if kind.is_block_device() {
-        "block devices of the host cannot be passed to a virtual machine yet"
-    } else if kind.is_char_device() {
-        "character devices of the host cannot be passed to a virtual machine"
-    } else {
-        return Ok(());
-    };
-    Err(SandboxError::new(
-        ErrorKind::Unimplemented,
-        format!("{}: {obstacle}", describe(bind)),
-    ))
+/// Why a file cannot be shared with another kernel, if it cannot. What is looked at is what was
+/// cloned, so that nobody can exchange it in between.
+fn obstacle(kind: FileType) -> Option<&'static str> {
+    match kind {
+        FileType::Directory | FileType::RegularFile => None,
+        FileType::Socket => {
+            Some("a unix socket of the host cannot be reached from inside a virtual machine")
+        }
+        FileType::Fifo => {
+            Some("a named pipe of the host cannot be reached from inside a virtual machine")
+        }
+        FileType::BlockDevice => {
+            Some("block devices of the host cannot be passed to a virtual machine yet")
+        }
+        FileType::CharacterDevice => {
+            Some("character devices of the host cannot be passed to a virtual machine")
+        }
+        FileType::Symlink | FileType::Unknown => Some("it is neither a file nor a directory"),
+    }
 }
 
-fn describe(bind: &BindMount) -> String {
-    format!(
-        "bind mount of {} at {}",
-        bind.source.display(),
-        bind.destination.display()
+fn error_for(bind: &BindMount, kind: ErrorKind, problem: &str) -> SandboxError {
+    SandboxError::new(
+        kind,
+        format!(
+            "bind mount of {} at {}: {problem}",
+            bind.source.display(),
+            bind.destination.display()
+        ),
     )
 }

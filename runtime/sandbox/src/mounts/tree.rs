@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
     OpenTreeFlags, UnmountFlags,
@@ -118,10 +118,15 @@ impl DetachedTree {
         }
     }
 
+    /// What its root is: a directory or a single file of some kind.
+    pub(crate) fn file_type(&self) -> io::Result<FileType> {
+        let status = rustix::fs::fstat(&self.0)?;
+        Ok(FileType::from_raw_mode(status.st_mode))
+    }
+
     /// Whether its root is a directory.
     pub(crate) fn is_directory(&self) -> io::Result<bool> {
-        let status = rustix::fs::fstat(&self.0)?;
-        Ok(rustix::fs::FileType::from_raw_mode(status.st_mode).is_dir())
+        Ok(self.file_type()?.is_dir())
     }
 
     /// Attaches the tree on the place that `target` is open on.

@@ -289,8 +289,11 @@ impl Agent for FakeAgent {
     async fn list_processes(
         &self,
         _context: &TtrpcContext,
-        _request: ContainerRequest,
+        request: ContainerRequest,
     ) -> ttrpc::Result<ListProcessesResponse> {
+        if request.container_id == "stuck" {
+            std::future::pending::<()>().await;
+        }
         Ok(ListProcessesResponse {
             pids: vec![17, 18],
             ..Default::default()

@@ -208,9 +208,15 @@ impl Vmm {
         while let Ok((message, files)) = self.channel.receive::<ToVmm>() {
             let mut files = files.into_iter();
             match message.request {
+                Request::ConnectGuest { port: AGENT_PORT } if self.has_fault("drops-its-agent") => {
+                    self.reply(message.id, Reply::Connected);
+                }
                 Request::ConnectGuest { port: AGENT_PORT } => {
                     agent.serve(files.next().unwrap());
                     self.reply(message.id, Reply::Connected);
+                    while self.has_fault("stops-reading") {
+                        std::thread::park();
+                    }
                 }
                 Request::ConnectGuest { port: STREAM_PORT }
                     if self.has_fault("refuses-streams") =>

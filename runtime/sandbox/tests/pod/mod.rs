@@ -12,6 +12,9 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use serde_json::json;
 use tempfile::TempDir;
 
+/// The program that plays VMM and file server, by the name it is started with.
+const PLAYER: &str = env!("CARGO_BIN_EXE_fake-vmm");
+
 pub(crate) struct Pod {
     directory: TempDir,
 }
@@ -40,7 +43,7 @@ impl Pod {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         for name in ["fake-vmm", "fake-fs", "fake-fs-dies"] {
-            symlink(player(), directory.path().join(name)).unwrap();
+            symlink(PLAYER, directory.path().join(name)).unwrap();
         }
         for name in ["vmlinux", "initrd"] {
             fs::write(directory.path().join(name), name).unwrap();
@@ -150,19 +153,6 @@ impl Pod {
         let image = fs::read_to_string(self.program("image/file")).unwrap();
         assert_eq!(image, "from the image");
     }
-}
-
-/// The program that plays VMM and file server.
-fn player() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let built = test.parent().and_then(Path::parent).unwrap();
-    let player = built.join("examples/fake-vmm");
-    assert!(
-        player.exists(),
-        "{} is missing: run `cargo test -p caisson-sandbox` without naming a test target",
-        player.display()
-    );
-    player
 }
 
 /// Where there is no /dev/kvm, a file stands in for it: the fake VMM does not use it.
