@@ -287,6 +287,13 @@ impl Process {
         later.io = Some(io);
     }
 
+    /// Lets its input in, once it runs.
+    pub(crate) fn open_stdin(&self) {
+        if let Some(io) = &self.later().io {
+            io.open_stdin();
+        }
+    }
+
     /// Ends its standard input, now or as soon as it has one. Closing twice is no error.
     pub(crate) fn close_stdin(&self) {
         let mut later = self.later();

@@ -6,13 +6,14 @@ mod logger;
 mod pump;
 mod sink;
 
+use std::path::PathBuf;
+
 use caisson_sandbox::ProcessStreams;
 use tokio::sync::oneshot;
 
 pub(crate) use pump::ProcessIo;
 
 use destination::Destination;
-use fifo::Input;
 use logger::Logger;
 use sink::Sink;
 
@@ -57,7 +58,8 @@ pub(crate) enum StdioError {
 /// Opened streams, not yet connected to a process.
 #[derive(Debug)]
 pub(crate) struct Stdio {
-    stdin: Option<Input>,
+    /// The FIFO, which is opened when the process starts.
+    stdin: Option<PathBuf>,
     stdout: Option<Sink>,
     stderr: Option<Sink>,
 }
@@ -75,9 +77,11 @@ impl Stdio {
     ) -> Result<Self, StdioError> {
         let stdin = match destination("stdin", &paths.stdin)? {
             Destination::Discard => None,
-            Destination::Fifo(path) => Some(
-                Input::open(&path).map_err(|source| open_error("stdin", &paths.stdin, source))?,
-            ),
+            Destination::Fifo(path) if fifo::is_fifo(&path) => Some(path),
+            Destination::Fifo(_) => {
+                let missing = std::io::Error::other("there is no FIFO");
+                return Err(open_error("stdin", &paths.stdin, missing));
+            }
             // Only outputs can be files or programs; with those there is no input.
             Destination::File(_) | Destination::Program { .. } => None,
         };
@@ -121,8 +125,8 @@ impl Stdio {
         self.stderr.is_some()
     }
 
-    /// Starts to copy between the opened streams and those of a process; `first_output` is told
-    /// when the process first says something.
+    /// Starts to copy between the opened streams and those of a process, except for its input;
+    /// `first_output` is told when the process first says something.
     pub(crate) fn connect(
         self,
         streams: ProcessStreams,

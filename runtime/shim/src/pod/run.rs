@@ -96,6 +96,7 @@ impl Pod {
             return Err(TaskError::oci("start", &error));
         }
         process.set_running()?;
+        process.open_stdin();
         phases::reached(&id.container, "container-started");
         self.publisher.publish(&TaskEvent::Started {
             id: id.container,
@@ -126,6 +127,7 @@ impl Pod {
             return Err(error);
         }
         process.set_running()?;
+        process.open_stdin();
         let started = TaskEvent::ExecStarted(process.key.clone(), process.pid);
         self.publisher.publish(&started);
         Ok(())

@@ -4,7 +4,8 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use caisson_sandbox::ProcessStreams;
 use tokio::io::AsyncWriteExt;
@@ -23,11 +24,32 @@ const CHUNK: usize = 64 * 1024;
 /// The copying of one process's streams. Dropping it ends the copying and closes the streams.
 #[derive(Debug)]
 pub(crate) struct ProcessIo {
-    keeper: Mutex<Option<File>>,
-    stdin: Option<AbortHandle>,
+    stdin: Mutex<Stdin>,
     outputs: Vec<AbortHandle>,
     /// How many outputs are still open.
     open: watch::Receiver<usize>,
+}
+
+/// The input of a process.
+#[derive(Debug)]
+enum Stdin {
+    /// There is none, or not any more.
+    None,
+    /// It waits for the start of the process.
+    Waiting {
+        /// The FIFO.
+        path: PathBuf,
+        /// The process's end.
+        stream: UnixStream,
+        /// Clients have nothing to add to what they wrote.
+        closed: bool,
+    },
+    /// The process is fed.
+    Open {
+        /// Keeps the input open between clients; see [`Input`].
+        keeper: Option<File>,
+        task: AbortHandle,
+    },
 }
 
 /// Counts an output as open until it is dropped, whether its task ended or was aborted.
@@ -74,34 +96,65 @@ impl ProcessIo {
                 outputs.push(task.abort_handle());
             }
         }
-        let (mut keeper, mut stdin) = (None, None);
-        if let (Some(stream), Some(input)) = (streams.stdin, stdio.stdin) {
-            let Input { fifo, keeper: held } = input;
-            keeper = Some(held);
-            stdin = Some(tokio::spawn(feed(fifo, stream)).abort_handle());
-        }
+        let stdin = match (streams.stdin, stdio.stdin) {
+            (Some(stream), Some(path)) => Stdin::Waiting {
+                path,
+                stream,
+                closed: false,
+            },
+            _ => Stdin::None,
+        };
         Self {
-            keeper: Mutex::new(keeper),
-            stdin,
+            stdin: Mutex::new(stdin),
             outputs,
             open: open_outputs,
         }
     }
 
+    /// Opens the input, once the process runs.
+    ///
+    /// Not before: a client cannot open its end until we open ours, and `ctr` forgets to close the
+    /// input of a process when its own ends before the process was created.
+    pub(crate) fn open_stdin(&self) {
+        let mut stdin = self.stdin();
+        match std::mem::replace(&mut *stdin, Stdin::None) {
+            Stdin::Waiting {
+                path,
+                stream,
+                closed,
+            } => match Input::open(&path) {
+                Ok(Input { fifo, keeper }) => {
+                    *stdin = Stdin::Open {
+                        keeper: (!closed).then_some(keeper),
+                        task: tokio::spawn(feed(fifo, stream)).abort_handle(),
+                    };
+                }
+                Err(error) => {
+                    tracing::warn!("no input from {}: {error}", path.display());
+                }
+            },
+            other => *stdin = other,
+        }
+    }
+
     /// Ends the input once the clients have closed theirs and what they wrote was delivered.
     pub(crate) fn close_stdin(&self) {
-        self.keeper
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        match &mut *self.stdin() {
+            Stdin::None => {}
+            Stdin::Waiting { closed, .. } => *closed = true,
+            Stdin::Open { keeper, .. } => *keeper = None,
+        }
     }
 
     /// Ends the input at once and discards what was not read.
     pub(crate) fn stop_stdin(&self) {
-        if let Some(stdin) = &self.stdin {
-            stdin.abort();
+        if let Stdin::Open { task, .. } = std::mem::replace(&mut *self.stdin(), Stdin::None) {
+            task.abort();
         }
-        self.close_stdin();
+    }
+
+    fn stdin(&self) -> MutexGuard<'_, Stdin> {
+        self.stdin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns when everything on the outputs has been passed on and they are closed.

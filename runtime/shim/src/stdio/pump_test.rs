@@ -38,7 +38,9 @@ async fn connect(paths: &StdioPaths) -> (ProcessIo, ProcessStreams) {
         stdout: Some(guest_stdout),
         stderr: Some(guest_stderr),
     };
-    (stdio.connect(host, None), guest)
+    let io = stdio.connect(host, None);
+    io.open_stdin();
+    (io, guest)
 }
 
 /// Reads `path` to its end in a thread.
@@ -187,6 +189,38 @@ async fn input_ends_only_when_it_is_closed() {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).await.unwrap();
     assert_eq!(rest, b"last");
+}
+
+/// A client that wrote and closed its input before the process started.
+#[tokio::test]
+async fn input_closed_before_the_start_is_delivered_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(dir.path(), "stdin");
+    let paths = StdioPaths {
+        stdin: text(&path),
+        ..StdioPaths::default()
+    };
+    let stdio = Stdio::open(&paths, "default", "c1").await.unwrap();
+    let (stdin, mut stream) = UnixStream::pair().unwrap();
+    let streams = ProcessStreams {
+        stdin: Some(stdin),
+        ..ProcessStreams::default()
+    };
+    let io = stdio.connect(streams, None);
+    let writer = std::thread::spawn(move || {
+        // Blocks until the other end is opened.
+        let mut writer = OpenOptions::new().write(true).open(path).unwrap();
+        writer.write_all(b"early").unwrap();
+    });
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(!writer.is_finished(), "the client cannot run ahead");
+    io.close_stdin();
+    io.open_stdin();
+    let mut rest = Vec::new();
+    let ended = timeout(Duration::from_secs(10), stream.read_to_end(&mut rest));
+    ended.await.unwrap().unwrap();
+    assert_eq!(rest, b"early");
+    writer.join().unwrap();
 }
 
 #[tokio::test]
