@@ -555,7 +555,7 @@ fn a_vmm_that_reads_nothing_any_more_can_be_stopped() {
         (request.stdin, request.stdout) = (false, false);
         soon(sandbox.create_container(request)).await.unwrap();
         // More connections than fit in the control socket and the queue before it.
-        let asking: Vec<_> = (0..100)
+        let asking: Vec<_> = (0..150)
             .map(|n| {
                 let sandbox = sandbox.clone();
                 tokio::spawn(async move {
