@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use caisson_sandbox::{
-    Config, CreateContainer, ErrorKind, RootMount, SandboxError, SandboxOptions, VmSize,
+    Config, CreateContainer, ErrorKind, RootMount, SandboxError, SandboxOptions, VmEndKind, VmSize,
 };
 use containerd_shim_protos::types::mount::Mount;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
@@ -217,11 +217,11 @@ impl Pod {
         let (pod, watched) = (Arc::clone(self), Arc::clone(&vm));
         tokio::spawn(async move {
             let end = watched.ended().await;
-            tracing::warn!(
-                id = pod.options.id,
-                "virtual machine ended: {}",
-                end.description
-            );
+            let id = &pod.options.id;
+            match end.kind {
+                VmEndKind::Stopped => tracing::info!(id, "virtual machine stopped"),
+                _ => tracing::error!(id, "virtual machine ended: {}", end.description),
+            }
             pod.end.send_replace(Some(end));
         });
         Ok(vm)
