@@ -17,7 +17,7 @@ use crate::{Options, check, elf, replace_file, toolchain};
 /// Raised when what is done to a kernel changes, so that caches made before do not count.
 const BUILDER: u32 = 1;
 /// Steps of a whole build, for the percentage until one has been counted.
-const USUAL_STEPS: u64 = 2000;
+const USUAL_STEPS: u64 = 2100;
 /// Instead of the time, user and machine of the build, which would make every kernel different.
 /// The number is the one that `uname -v` begins with.
 const IDENTITY: [(&str, &str); 4] = [
@@ -102,11 +102,13 @@ fn read_fragments(options: &Options) -> anyhow::Result<Fragments> {
 
 /// A digest of all that decides what bytes come out.
 fn key(source: &str, fragments: &Fragments) -> anyhow::Result<String> {
+    // The options, not the text: a better comment is no reason to compile.
+    let options = format!("{:?}", fragments.config.iter().collect::<Vec<_>>());
     let mut digest = Sha256::new();
     for part in [
         &BUILDER.to_string(),
         source,
-        &fragments.text,
+        &options,
         &toolchain::versions()?,
     ] {
         digest.update((part.len() as u64).to_le_bytes());

@@ -19,13 +19,17 @@ fn an_option_that_cannot_be_set_is_explained() {
 }
 
 #[test]
-fn the_key_changes_with_the_source_and_with_every_fragment() {
+fn the_key_changes_with_the_source_and_the_options_but_not_with_comments() {
     let fragments =
         |text: &str| Fragments::merge(&[("a.config".to_owned(), text.to_owned())]).unwrap();
     let base = key("6.12.1", &fragments("# Why.\nCONFIG_A=y\n")).unwrap();
     assert_eq!(
         base,
         key("6.12.1", &fragments("# Why.\nCONFIG_A=y\n")).unwrap()
+    );
+    assert_eq!(
+        base,
+        key("6.12.1", &fragments("# A better reason.\nCONFIG_A=y\n")).unwrap()
     );
     assert_ne!(
         base,
