@@ -3,6 +3,13 @@
 //!
 //! Every test runs in a copy of the test program that is PID 1 of a pid namespace, as the agent is
 //! in a guest, because it collects all processes there are.
+#![allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "this is test code, which the settings for tests do not see outside of test functions"
+)]
 
 use std::fs;
 use std::io::{Read, Write};
