@@ -6,7 +6,8 @@
 //!
 //! Prints what the machine says on its console and on the control channel. Runs the `caisson-vmm`
 //! that lies beside the directory of the examples. Other words go to the kernel's command line, in
-//! front of which the recommended one is put; `metrics` asks for the counters once a second.
+//! front of which the recommended one is put. `metrics` asks for the counters and `stop` for the
+//! end of the machine, once the guest has started its agent.
 #![allow(unsafe_code, clippy::print_stdout)]
 
 use std::error::Error;
@@ -24,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (mut kernel, mut initrd) = (None, None);
     let (mut vcpus, mut memory_mib) = (1, 128);
     let mut cmdline = caisson_vmm::COMMAND_LINE.to_owned();
-    let mut metrics = false;
+    let (mut metrics, mut stop) = (false, false);
     for argument in std::env::args().skip(1) {
         match argument.split_once('=') {
             Some(("kernel", path)) => kernel = Some(File::open(path)?),
@@ -32,6 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             Some(("vcpus", number)) => vcpus = number.parse()?,
             Some(("memory", number)) => memory_mib = number.parse()?,
             _ if argument == "metrics" => metrics = true,
+            _ if argument == "stop" => stop = true,
             _ => {
                 cmdline.push(' ');
                 cmdline.push_str(&argument);
@@ -90,6 +92,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         if booted && metrics {
             let request = Request::Metrics;
             channel.send(&ToVmm { id: 2, request }, &[])?;
+        }
+        if booted && stop {
+            let request = Request::Stop;
+            channel.send(&ToVmm { id: 3, request }, &[])?;
         }
         if let FromVmm::Reply {
             reply: Reply::Refused { .. },

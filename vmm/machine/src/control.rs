@@ -225,3 +225,7 @@ fn refuse(kind: RefusalKind, message: impl Into<String>) -> Reply {
 fn refuse_boot(error: &BootError) -> Reply {
     refuse(error.kind(), error.to_string())
 }
+
+#[cfg(test)]
+#[path = "control_test.rs"]
+mod tests;
