@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use oci_spec::runtime::LinuxNamespaceType;
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::{DumpableBehavior, Pid, PidfdFlags};
 use rustix::thread::ThreadNameSpaceType;
 
 use super::Enter;
@@ -27,6 +27,9 @@ pub fn run(job: &Enter, report: &OwnedFd, failure: &OwnedFd) -> Result<(), Agent
     if let Some(score) = job.finish.process.oom_score_adj() {
         fs::write("/proc/self/oom_score_adj", score.to_string()).doing("set the OOM score")?;
     }
+    // Processes of the container must not look into this one once it is among them.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .doing("become invisible to the container")?;
     let gone =
         || AgentError::FailedPrecondition("the container's init process has ended".to_owned());
     let init = Pid::from_raw(job.init).ok_or_else(gone)?;

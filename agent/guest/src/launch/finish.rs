@@ -84,11 +84,16 @@ impl Finish {
     /// it could not.
     #[must_use]
     pub fn execute(&self, ready: &Ready) -> AgentError {
-        if let Err(error) = self.restrict() {
-            return error;
+        let Ready {
+            path,
+            program,
+            args,
+            env,
+        } = ready;
+        match process::execute(program, args, env, || self.restrict()) {
+            Ok(error) => program::exec_failure(path, error),
+            Err(error) => error,
         }
-        let error = process::execute(&ready.program, &ready.args, &ready.env);
-        program::exec_failure(&ready.path, error)
     }
 
     fn restrict(&self) -> Result<(), AgentError> {

@@ -53,9 +53,19 @@ pub fn close_all_at_exec() -> io::Result<()> {
     }
 }
 
-/// Replaces this process by a program. Comes back only with the reason why it could not.
-#[must_use]
-pub fn execute(program: &CStr, args: &[CString], env: &[CString]) -> Errno {
+/// Replaces this process by a program, with `restrict` as the very last step before it. Comes back
+/// only with the reason why it could not.
+///
+/// Nothing is allocated between the two: after `restrict`, a filter may forbid what that needs.
+///
+/// # Errors
+/// The error of `restrict`.
+pub fn execute<E>(
+    program: &CStr,
+    args: &[CString],
+    env: &[CString],
+    restrict: impl FnOnce() -> Result<(), E>,
+) -> Result<Errno, E> {
     let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
         strings
             .iter()
@@ -64,10 +74,11 @@ pub fn execute(program: &CStr, args: &[CString], env: &[CString]) -> Errno {
             .collect()
     };
     let (args, env) = (pointers(args), pointers(env));
+    restrict()?;
     // SAFETY: the strings end with NUL, both lists end with a null pointer, and all of them live
     // until the call returns.
     unsafe {
         libc::execve(program.as_ptr(), args.as_ptr(), env.as_ptr());
     }
-    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
+    Ok(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO))
 }
