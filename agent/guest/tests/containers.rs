@@ -729,3 +729,161 @@ fn many_short_execs_all_report_their_exit() {
         },
     );
 }
+
+#[test]
+fn a_quarter_of_a_gigabyte_comes_out_unchanged() {
+    in_guest(
+        "a_quarter_of_a_gigabyte_comes_out_unchanged",
+        |guest| async move {
+            const TOTAL: usize = 256 << 20;
+            // Lines of 64 KiB, so that a block that is lost, doubled or moved is seen.
+            let script =
+                "i=0; while [ $i -lt 4096 ]; do head -c 65535 /dev/zero; echo; i=$((i+1)); done";
+            let (number, mut output) = guest.stream();
+            let stdio = Stdio {
+                stdout: number,
+                ..Default::default()
+            };
+            guest
+                .create("c", &guest.config(&["sh", "-c", script]), stdio)
+                .await
+                .unwrap();
+            guest.start("c", "").await.unwrap();
+            let reader = tokio::task::spawn_blocking(move || {
+                let mut buffer = vec![0_u8; 1 << 20];
+                let mut seen = 0;
+                loop {
+                    let count = output.read(&mut buffer).unwrap();
+                    if count == 0 {
+                        return seen;
+                    }
+                    for byte in &buffer[..count] {
+                        seen += 1;
+                        assert_eq!(*byte == b'\n', seen % 65536 == 0, "at {seen}");
+                    }
+                }
+            });
+            assert_eq!(guest.wait("c", "").await.unwrap().exit_status, 0);
+            assert_eq!(reader.await.unwrap(), TOTAL);
+            guest.delete("c", "").await.unwrap();
+        },
+    );
+}
+
+#[test]
+fn a_host_that_does_not_read_stalls_only_that_process() {
+    in_guest(
+        "a_host_that_does_not_read_stalls_only_that_process",
+        |guest| async move {
+            let (number, unread) = guest.stream();
+            let stdio = Stdio {
+                stdout: number,
+                ..Default::default()
+            };
+            guest
+                .create("c", &guest.config(&["cat", "/dev/zero"]), stdio)
+                .await
+                .unwrap();
+            guest.start("c", "").await.unwrap();
+            for round in 0..5 {
+                let id = format!("e{round}");
+                let streamed = guest.streamed();
+                guest
+                    .create_exec("c", &id, &exec(&["echo", &id]), streamed.stdio.clone())
+                    .await
+                    .unwrap();
+                guest.start("c", &id).await.unwrap();
+                assert_eq!(guest.wait("c", &id).await.unwrap().exit_status, 0);
+                assert_eq!(streamed.output().await.0, format!("{id}\n"));
+                guest.delete("c", &id).await.unwrap();
+            }
+            assert!(guest.stats("c").await.unwrap().cpu.usage_usec > 0);
+            guest.signal("c", "", 9, false).await.unwrap();
+            assert_eq!(guest.wait("c", "").await.unwrap().exit_status, 137);
+            drop(unread);
+            guest.delete("c", "").await.unwrap();
+            guest.assert_clean();
+        },
+    );
+}
+
+#[test]
+fn a_process_left_behind_keeps_the_stream_open() {
+    in_guest(
+        "a_process_left_behind_keeps_the_stream_open",
+        |guest| async move {
+            guest
+                .create("c", &guest.config(&["sleep", "600"]), Stdio::new())
+                .await
+                .unwrap();
+            guest.start("c", "").await.unwrap();
+            let (number, mut output) = guest.stream();
+            let stdio = Stdio {
+                stdout: number,
+                ..Default::default()
+            };
+            let script = "(read line </tmp/go; echo late) & echo early";
+            fs::remove_file(guest.rootfs.join("tmp/go")).ok();
+            rustix::fs::mkfifoat(
+                rustix::fs::CWD,
+                guest.rootfs.join("tmp/go"),
+                rustix::fs::Mode::RWXU,
+            )
+            .unwrap();
+            guest
+                .create_exec("c", "e", &exec(&["sh", "-c", script]), stdio)
+                .await
+                .unwrap();
+            guest.start("c", "e").await.unwrap();
+            assert_eq!(guest.wait("c", "e").await.unwrap().exit_status, 0);
+            guest.delete("c", "e").await.unwrap();
+            let fifo = guest.rootfs.join("tmp/go");
+            let text = tokio::task::spawn_blocking(move || {
+                let mut early = [0_u8; 6];
+                output.read_exact(&mut early).unwrap();
+                assert_eq!(&early, b"early\n");
+                fs::write(fifo, "go\n").unwrap();
+                let mut rest = String::new();
+                output.read_to_string(&mut rest).unwrap();
+                rest
+            });
+            assert_eq!(text.await.unwrap(), "late\n");
+            guest.signal("c", "", 9, false).await.unwrap();
+            guest.wait("c", "").await.unwrap();
+            guest.delete("c", "").await.unwrap();
+        },
+    );
+}
+
+#[test]
+fn a_request_whose_client_has_gone_is_done_to_the_end() {
+    in_guest(
+        "a_request_whose_client_has_gone_is_done_to_the_end",
+        |guest| async move {
+            let config = guest.config(&["sleep", "600"]);
+            let request = guest.create_request("c", &config);
+            let client = guest.connect().await;
+            let asking =
+                tokio::spawn(
+                    async move { client.create_container(guest::context(), &request).await },
+                );
+            while !cgroup_of("c").exists() {
+                assert!(!asking.is_finished());
+                tokio::task::yield_now().await;
+            }
+            // Takes the connection along.
+            asking.abort();
+            let created = loop {
+                match guest.start("c", "").await {
+                    Ok(pid) => break pid,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            };
+            assert!(created > 1);
+            guest.signal("c", "", 9, false).await.unwrap();
+            guest.wait("c", "").await.unwrap();
+            guest.delete("c", "").await.unwrap();
+            guest.assert_clean();
+        },
+    );
+}

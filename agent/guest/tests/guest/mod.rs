@@ -178,6 +178,7 @@ fn find(program: &str) -> Option<PathBuf> {
 pub struct Guest {
     pub client: agent_ttrpc::AgentClient,
     pub rootfs: PathBuf,
+    requests: PathBuf,
     streams: PathBuf,
     state: PathBuf,
     next_stream: AtomicU64,
@@ -226,10 +227,9 @@ impl Guest {
         let listener = Listener::unix(UnixListener::bind(&requests).unwrap()).unwrap();
         let service = Service::new(Arc::new(Pod::new(tools)), Arc::new(Notify::new()));
         let server = service.serve(listener).await.unwrap();
-        let address = format!("unix://{}", requests.display());
-        let client = ttrpc::r#async::Client::connect(&address).await.unwrap();
         Self {
-            client: agent_ttrpc::AgentClient::new(client),
+            client: connect(&requests).await,
+            requests,
             rootfs,
             streams,
             state,
@@ -237,6 +237,11 @@ impl Guest {
             _directory: directory,
             _server: server,
         }
+    }
+
+    /// One more client.
+    pub async fn connect(&self) -> agent_ttrpc::AgentClient {
+        connect(&self.requests).await
     }
 
     /// Opens a stream as the host does; its number and the host's end.
@@ -301,12 +306,18 @@ impl Guest {
         })
     }
 
-    pub async fn create(&self, id: &str, config: &Value, stdio: Stdio) -> ttrpc::Result<u32> {
-        let request = CreateContainerRequest {
+    pub fn create_request(&self, id: &str, config: &Value) -> CreateContainerRequest {
+        CreateContainerRequest {
             container_id: id.to_owned(),
             config: config.to_string().into_bytes(),
-            stdio: Some(stdio).into(),
             ..Default::default()
+        }
+    }
+
+    pub async fn create(&self, id: &str, config: &Value, stdio: Stdio) -> ttrpc::Result<u32> {
+        let request = CreateContainerRequest {
+            stdio: Some(stdio).into(),
+            ..self.create_request(id, config)
         };
         Ok(self.client.create_container(context(), &request).await?.pid)
     }
@@ -422,6 +433,11 @@ impl Guest {
             .collect();
         assert!(left.is_empty(), "{left:?}");
     }
+}
+
+async fn connect(socket: &Path) -> agent_ttrpc::AgentClient {
+    let address = format!("unix://{}", socket.display());
+    agent_ttrpc::AgentClient::new(ttrpc::r#async::Client::connect(&address).await.unwrap())
 }
 
 pub fn cgroup_of(id: &str) -> PathBuf {
