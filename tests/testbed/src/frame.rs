@@ -41,8 +41,6 @@ pub enum Frame {
     StdinTaken(u32),
     /// From the guest: still running. Sent now and then so that a hang can be told from silence.
     Alive,
-    /// From the guest: a line for the person who waits.
-    Note(String),
     /// From the guest: the command's exit status, 128 + n if signal n ended it.
     Exit(u8),
     /// From the guest: the request could not be carried out, and why.
@@ -68,7 +66,6 @@ impl Frame {
             Self::Stderr(bytes) => (18, bytes),
             Self::StdinTaken(count) => return join(19, &count.to_le_bytes()),
             Self::Alive => (20, &[]),
-            Self::Note(text) => (21, text.as_bytes()),
             Self::Exit(status) => return join(22, &[*status]),
             Self::Failed(text) => (23, text.as_bytes()),
         };
@@ -90,7 +87,6 @@ impl Frame {
             (18, bytes) => Self::Stderr(bytes.to_vec()),
             (19, &[a, b, c, d]) => Self::StdinTaken(u32::from_le_bytes([a, b, c, d])),
             (20, []) => Self::Alive,
-            (21, _) => Self::Note(text()),
             (22, &[status]) => Self::Exit(status),
             (23, _) => Self::Failed(text()),
             (kind, payload) => {

@@ -14,7 +14,6 @@ fn every_frame() -> Vec<Frame> {
         Frame::Stderr(Vec::new()),
         Frame::StdinTaken(70_000),
         Frame::Alive,
-        Frame::Note("importing".into()),
         Frame::Exit(137),
         Frame::Failed("no such program".into()),
     ]

@@ -36,9 +36,7 @@ pub use exit_status::ExitStatus;
 pub use frame::{Decoder, Frame};
 pub use install::InstalledFile;
 pub use qemu::MachineOptions;
-pub use request::{
-    INSTALLED_DIRECTORIES, Import, PORT_DEVICE, Prepare, Request, Run, TerminalSize,
-};
+pub use request::{INSTALLED_DIRECTORIES, PORT_DEVICE, Request, Run, TerminalSize};
 pub use session::Stdin;
 pub use signal::SignalFd;
 pub use tally::Tally;

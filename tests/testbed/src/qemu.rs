@@ -53,21 +53,13 @@ pub(crate) enum Acceleration {
     Emulation,
 }
 
-/// A disk of the outer machine.
-#[derive(Debug, Clone)]
-pub(crate) struct Disk {
-    /// The raw image.
-    pub(crate) image: PathBuf,
-    /// Writes go to the image. Otherwise they are private to the machine and end with it.
-    pub(crate) keep_writes: bool,
-}
-
 /// Everything QEMU is told.
 #[derive(Debug)]
 pub(crate) struct Machine<'a> {
     pub(crate) kernel: &'a Path,
     pub(crate) initramfs: &'a Path,
-    pub(crate) disks: &'a [Disk],
+    /// Raw images. What the machine writes is its own and ends with it.
+    pub(crate) disks: &'a [PathBuf],
     pub(crate) share: Option<&'a Path>,
     pub(crate) options: MachineOptions,
     pub(crate) acceleration: Acceleration,
@@ -103,16 +95,15 @@ impl Machine<'_> {
             let file = File::options()
                 .read(true)
                 .write(true)
-                .open(&disk.image)
-                .with_context(|| format!("opening {}", disk.image.display()))?;
+                .open(disk)
+                .with_context(|| format!("opening {}", disk.display()))?;
             let size = file.metadata().context("asking for a disk's size")?.len();
             // QEMU opens what we have opened: the name may already belong to a newer disk.
             // Without `reserve=off`, a private copy of the disk would count against this machine's
             // memory in full.
             let path = child::inherited_path(file.as_raw_fd());
-            let share = if disk.keep_writes { "on" } else { "off" };
             command.arg("-object").arg(format!(
-                "memory-backend-file,id=disk{index},mem-path={path},size={size},share={share},reserve=off"
+                "memory-backend-file,id=disk{index},mem-path={path},size={size},share=off,reserve=off"
             ));
             command
                 .arg("-device")

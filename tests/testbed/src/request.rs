@@ -13,26 +13,8 @@ pub const PORT_DEVICE: &str = "/dev/vport0p1";
 pub enum Request {
     /// Say whether KVM works inside: load its module and make a virtual machine. Nothing is mounted.
     Probe,
-    /// Start containerd, import the image archives of the second disk, stop cleanly, write back.
-    Prepare(Prepare),
     /// Start containerd and run a command.
     Run(Run),
-}
-
-/// The work of a preparation boot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Prepare {
-    /// File names of image archives at the top of the second disk, and the namespace each goes to.
-    pub imports: Vec<Import>,
-}
-
-/// One image archive for one containerd namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Import {
-    /// File name at the top of the second disk.
-    pub archive: String,
-    /// containerd namespace.
-    pub namespace: String,
 }
 
 /// A command to run once containerd answers.

@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::apt;
 use crate::apt_source::Mirror;
@@ -14,20 +13,15 @@ use crate::containerd::ContainerdVersion;
 use crate::disk;
 use crate::outer_kernel::OuterKernel;
 use crate::progress;
-use crate::qemu::{Acceleration, Disk, Machine, MachineOptions};
-use crate::request::{Prepare, Request};
-use crate::session::{Session, Stdin};
 use crate::test_image::TestImages;
+use crate::tool;
 
 /// Size of the root disk, in bytes. The file is sparse.
 const SIZE: u64 = 8 << 30;
 
-/// Unpacking an image may be all that happens for minutes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(900);
-
 /// Raised when this file changes what it makes.
 const ROOT_VERSION: &str = "1";
-const DISK_VERSION: &str = "1";
+const DISK_VERSION: &str = "2";
 
 /// What the system is for (containerd and its runtimes), and what people look around with.
 const PACKAGES: &[&str] = &[
@@ -102,19 +96,19 @@ impl Root {
     }
 }
 
-/// What the preparation boot is made of.
-pub(crate) struct Preparation<'a> {
+/// What the disk is made of.
+pub(crate) struct RootDisk<'a> {
     pub(crate) version: ContainerdVersion,
     pub(crate) root: &'a Root,
     pub(crate) kernel: &'a OuterKernel,
-    pub(crate) initramfs: &'a Path,
     pub(crate) images: &'a TestImages,
-    pub(crate) acceleration: Acceleration,
+    /// The testbed's init, which also imports images.
+    pub(crate) init: &'a Path,
 }
 
-impl Preparation<'_> {
-    /// Finds or makes the disk with the images imported.
-    pub(crate) fn disk(&self, cache: &Cache) -> Result<PathBuf> {
+impl RootDisk<'_> {
+    /// Finds or makes the disk.
+    pub(crate) fn prepare(&self, cache: &Cache) -> Result<PathBuf> {
         let config = self.version.config();
         let key = Key::of(&[
             self.root.key.as_ref(),
@@ -127,17 +121,12 @@ impl Preparation<'_> {
         ]);
         cache.artefact(&format!("disk-{}", self.version), &key, |target| {
             let text = format!("importing the test images into containerd {}", self.version);
-            progress::step(&text, || {
-                let work = cache.scratch("disk")?;
-                let tree = work.join("root");
-                self.tree(&config, &tree)?;
-                disk::make(&tree, SIZE, target)?;
-                let images = work.join("images.ext4");
-                let archives = self.images.folder();
-                disk::make(archives, disk::size_for(archives, 64 << 20)?, &images)?;
-                self.boot(target, &images)?;
-                remove(&work)
-            })
+            let work = cache.scratch("disk")?;
+            let tree = work.join("root");
+            self.tree(&config, &tree)?;
+            progress::step(&text, || self.import_images(&tree))?;
+            progress::step("making the root disk", || disk::make(&tree, SIZE, target))?;
+            remove(&work)
         })
     }
 
@@ -145,13 +134,13 @@ impl Preparation<'_> {
     fn tree(&self, config: &str, tree: &Path) -> Result<()> {
         let copy = |from: &Path, to: &Path| {
             let mut command = Command::new("cp");
-            crate::tool::run(command.arg("-al").arg(from).arg(to))
+            tool::run(command.arg("-al").arg(from).arg(to))
         };
         copy(&self.root.folder, tree)?;
         let modules = tree.join("usr/lib/modules");
         remove(&modules)?;
         copy(&self.kernel.modules(), &modules)?;
-        for folder in ["mnt", "opt", "share", "usr/local"] {
+        for folder in ["media", "mnt", "opt", "share", "usr/local"] {
             fs::create_dir_all(tree.join(folder))?;
         }
         for (name, text) in [
@@ -176,41 +165,39 @@ impl Preparation<'_> {
         Ok(())
     }
 
-    fn boot(&self, root: &Path, images: &Path) -> Result<()> {
-        let disks = [
-            Disk {
-                image: root.to_path_buf(),
-                keep_writes: true,
-            },
-            Disk {
-                image: images.to_path_buf(),
-                keep_writes: false,
-            },
-        ];
-        let vmlinux = self.kernel.vmlinux();
-        let (machine, link) = Machine {
-            kernel: &vmlinux,
-            initramfs: self.initramfs,
-            disks: &disks,
-            share: None,
-            options: MachineOptions::default(),
-            acceleration: self.acceleration,
+    /// Runs the root's own containerd over the root, shut off from this machine: namespaces of its
+    /// own, and no network. Whatever it mounts goes with its namespace.
+    fn import_images(&self, tree: &Path) -> Result<()> {
+        let init = tree.join("tmp/caisson-testbed-init");
+        fs::copy(self.init, &init).with_context(|| format!("copying {}", self.init.display()))?;
+        let archives = tree.join("tmp/archives");
+        tool::run(
+            Command::new("cp")
+                .arg("-al")
+                .arg(self.images.folder())
+                .arg(&archives),
+        )?;
+        let mut command = Command::new("unshare");
+        command
+            .args([
+                "--mount",
+                "--pid",
+                "--net",
+                "--ipc",
+                "--uts",
+                "--fork",
+                "--kill-child",
+            ])
+            .arg("chroot")
+            .arg(tree)
+            .args(["/tmp/caisson-testbed-init", "import"]);
+        for (archive, namespace) in TestImages::imports() {
+            command
+                .arg(format!("/tmp/archives/{archive}"))
+                .arg(namespace);
         }
-        .start()?;
-        let status = Session {
-            machine,
-            link,
-            request: &Request::Prepare(Prepare {
-                imports: TestImages::imports(),
-            }),
-            stdin: Stdin::Empty,
-            signals: None,
-            patience: Some(PATIENCE),
-        }
-        .run(&mut |_, _| Ok(()))?;
-        if !status.success() {
-            bail!("the preparation ended with status {}", status.code());
-        }
-        Ok(())
+        tool::run_with_progress(&mut command)?;
+        remove(&archives)?;
+        remove(&init)
     }
 }

@@ -12,7 +12,6 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::exit_status::ExitStatus;
 use crate::frame::{Decoder, Frame, STDIN_CREDIT};
-use crate::progress;
 use crate::qemu::Running;
 use crate::request::Request;
 use crate::signal::SignalFd;
@@ -89,10 +88,6 @@ impl Session<'_> {
                     Frame::Stderr(bytes) => sink(Stream::Stderr, &bytes),
                     Frame::StdinTaken(count) => {
                         feeder.credit(count as usize);
-                        Ok(())
-                    }
-                    Frame::Note(text) => {
-                        progress::line(&format!("  {text}"));
                         Ok(())
                     }
                     Frame::Exit(status) => return Ok(ExitStatus::from_code(status)),

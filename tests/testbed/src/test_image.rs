@@ -13,7 +13,6 @@ use crate::apt_source::Mirror;
 use crate::cache::{Cache, Key, remove};
 use crate::containerd::PAUSE_IMAGE;
 use crate::progress;
-use crate::request::Import;
 use crate::tool;
 
 /// One static binary and its links.
@@ -78,13 +77,9 @@ impl TestImages {
         &self.key
     }
 
-    /// What to import.
-    pub(crate) fn imports() -> Vec<Import> {
-        let import = |&(archive, namespace): &(&str, &str)| Import {
-            archive: archive.into(),
-            namespace: namespace.into(),
-        };
-        IMPORTS.iter().map(import).collect()
+    /// What to import into which namespace.
+    pub(crate) fn imports() -> &'static [(&'static str, &'static str)] {
+        IMPORTS
     }
 }
 

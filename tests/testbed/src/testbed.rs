@@ -16,9 +16,9 @@ use crate::install::{self, InstalledFile};
 use crate::outer_kernel::OuterKernel;
 use crate::packages;
 use crate::progress;
-use crate::qemu::{Acceleration, Disk, Machine, MachineOptions};
+use crate::qemu::{Acceleration, Machine, MachineOptions};
 use crate::request::{Request, Run};
-use crate::root_disk::{Preparation, Root};
+use crate::root_disk::{Root, RootDisk};
 use crate::session::{Session, Sink, Stdin, Stream};
 use crate::signal::SignalFd;
 use crate::terminal::{self, RawTerminal};
@@ -75,7 +75,7 @@ pub struct Output {
 pub struct Testbed {
     kernel: PathBuf,
     initramfs: PathBuf,
-    disks: [Disk; 2],
+    disks: [PathBuf; 2],
     options: MachineOptions,
     acceleration: Acceleration,
 }
@@ -103,25 +103,20 @@ impl Testbed {
         let acceleration = acceleration::choose(&cache, &vmlinux, &initramfs, options.machine)?;
         let root = Root::prepare(&cache, &mirror, options.containerd)?;
         let images = TestImages::prepare(&cache, &mirror, root.folder())?;
-        let root_disk = Preparation {
+        let root_disk = RootDisk {
             version: options.containerd,
             root: &root,
             kernel: &kernel,
-            initramfs: &initramfs,
             images: &images,
-            acceleration,
+            init: &init,
         }
-        .disk(&cache)?;
+        .prepare(&cache)?;
         std::fs::write(cache.path().join(STATE_FILE), "").context("marking the cache")?;
         let installed = install::disk(&files, &work_folder()?)?;
-        let private = |image| Disk {
-            image,
-            keep_writes: false,
-        };
         Ok(Self {
             kernel: vmlinux,
             initramfs,
-            disks: [private(root_disk), private(installed)],
+            disks: [root_disk, installed],
             options: options.machine,
             acceleration,
         })

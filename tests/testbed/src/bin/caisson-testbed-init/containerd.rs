@@ -21,22 +21,33 @@ pub(crate) const HEARTBEAT: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-/// Starts containerd and waits until it says that it answers.
-///
-/// It says so the way it tells systemd: a `READY=1` datagram (sd_notify(3)).
-pub(crate) fn start(processes: &Processes, link: &mut Link, heartbeat: bool) -> Result<Pid> {
-    // What systemd gives a service; PID 1's own limit of 4096 is too small for many shims.
+/// Gives this process and its children what systemd gives a service; PID 1's own limit of 4096 open
+/// files is too small for many shims.
+pub(crate) fn allow_many_files() -> Result<()> {
     let files = Rlimit {
         current: Some(1024),
         maximum: Some(524_288),
     };
-    rustix::process::setrlimit(Resource::Nofile, files).context("raising the file limit")?;
+    rustix::process::setrlimit(Resource::Nofile, files).context("raising the file limit")
+}
+
+/// Starts containerd and waits until it says that it answers.
+///
+/// It says so the way it tells systemd: a `READY=1` datagram (sd_notify(3)).
+///
+/// While it waits it beats on `link`, if there is one.
+pub(crate) fn start(
+    arguments: &[&str],
+    processes: &Processes,
+    mut link: Option<&mut Link>,
+) -> Result<Pid> {
     let name = "caisson-testbed-notify";
     let address = SocketAddr::from_abstract_name(name).context("naming the notify socket")?;
     let ready = UnixDatagram::bind_addr(&address).context("binding the notify socket")?;
     let log = File::create(LOG).with_context(|| format!("creating {LOG}"))?;
     let mut command = Command::new("containerd");
     command
+        .args(arguments)
         .env_clear()
         .env("PATH", crate::PATH)
         .env("NOTIFY_SOCKET", format!("@{name}"))
@@ -51,9 +62,11 @@ pub(crate) fn start(processes: &Processes, link: &mut Link, heartbeat: bool) -> 
             PollFd::new(&ready, PollFlags::IN),
             PollFd::new(processes, PollFlags::IN),
         ];
-        let timeout = heartbeat.then_some(&HEARTBEAT);
+        let timeout = link.is_some().then_some(&HEARTBEAT);
         if poll(&mut waiting, timeout).context("poll")? == 0 {
-            link.send(&Frame::Alive)?;
+            if let Some(link) = &mut link {
+                link.send(&Frame::Alive)?;
+            }
             continue;
         }
         let told = !waiting.first().is_none_or(|fd| fd.revents().is_empty());

@@ -66,11 +66,6 @@ impl Link {
             .context("writing to the port")
     }
 
-    /// A line for the person who waits.
-    pub(crate) fn note(&mut self, text: &str) -> Result<()> {
-        self.send(&Frame::Note(text.into()))
-    }
-
     /// Reports the end of the request.
     pub(crate) fn exit(&mut self, status: u8) -> Result<()> {
         self.send(&Frame::Exit(status))

@@ -7,11 +7,13 @@
 mod command;
 mod containerd;
 mod devices;
+mod import;
 mod kvm;
 mod link;
 mod mounts;
-mod prepare;
 mod processes;
+
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use caisson_testbed::Request;
@@ -21,13 +23,26 @@ use processes::Processes;
 /// Where programs are looked for, by us and by the command.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-fn main() {
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if let Some((first, rest)) = arguments.split_first()
+        && first == "import"
+    {
+        return match import::run(rest) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     // Without the port there is nobody to tell but the console, which the host side keeps.
     if let Err(error) = boot() {
         eprintln!("testbed init: {error:#}");
     }
     // PID 1 must not return: the kernel would panic over it.
     let _ = rustix::system::reboot(rustix::system::RebootCommand::PowerOff);
+    ExitCode::FAILURE
 }
 
 fn boot() -> Result<()> {
@@ -46,16 +61,6 @@ fn serve(request: &Request, link: &mut Link) -> Result<()> {
             kvm::probe()?;
             link.exit(0)
         }
-        Request::Prepare(prepare) => {
-            mounts::switch_to_root_disk()?;
-            mounts::machine_file_systems()?;
-            let processes = Processes::new()?;
-            let containerd = containerd::start(&processes, link, false)?;
-            prepare::import_all(prepare, &processes, link)?;
-            processes.terminate(containerd)?;
-            mounts::write_back_root()?;
-            link.exit(0)
-        }
         Request::Run(run) => {
             devices::load_modules("run")?;
             kvm::load_module().context("nested virtualisation")?;
@@ -70,7 +75,9 @@ fn serve(request: &Request, link: &mut Link) -> Result<()> {
             }
             devices::loopback_up()?;
             let processes = Processes::new()?;
-            containerd::start(&processes, link, run.heartbeat)?;
+            containerd::allow_many_files()?;
+            let beating = run.heartbeat.then_some(&mut *link);
+            containerd::start(&[], &processes, beating)?;
             let status = command::run(run, &processes, link)?;
             if run.share {
                 mounts::flush_share()?;

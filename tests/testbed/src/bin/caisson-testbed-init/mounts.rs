@@ -16,7 +16,14 @@ const NOSUID_NODEV_NOEXEC: MountFlags = MountFlags::NOSUID
 /// Where the second disk is mounted while its directories are bound to their places.
 const SECOND_DISK: &str = "/mnt";
 
-fn attach(source: &str, target: &str, kind: &str, flags: MountFlags, data: &CStr) -> Result<()> {
+/// mount(2) with an error that says what and where.
+pub(crate) fn attach(
+    source: &str,
+    target: &str,
+    kind: &str,
+    flags: MountFlags,
+    data: &CStr,
+) -> Result<()> {
     mount::mount(source, target, kind, flags, data)
         .with_context(|| format!("mounting {kind} on {target}"))
 }
@@ -112,20 +119,14 @@ fn enable_controllers() -> Result<()> {
     Ok(())
 }
 
-/// Mounts the second disk, for `f` to look into.
-pub(crate) fn second_disk() -> Result<&'static Path> {
-    devices::wait_for(Path::new("/dev/pmem1"))?;
-    attach("/dev/pmem1", SECOND_DISK, "ext4", MountFlags::NOATIME, c"")?;
-    Ok(Path::new(SECOND_DISK))
-}
-
 /// Puts the directories of the second disk, which mirror the root's, into their places.
 ///
 /// They are writable: what is written lands in this machine's private copy of the disk.
 pub(crate) fn installed_files() -> Result<()> {
-    let disk = second_disk()?;
+    devices::wait_for(Path::new("/dev/pmem1"))?;
+    attach("/dev/pmem1", SECOND_DISK, "ext4", MountFlags::NOATIME, c"")?;
     for directory in caisson_testbed::INSTALLED_DIRECTORIES {
-        let source = disk.join(directory.trim_start_matches('/'));
+        let source = Path::new(SECOND_DISK).join(directory.trim_start_matches('/'));
         if source.is_dir() {
             mount::mount_bind(&source, *directory)
                 .with_context(|| format!("binding {directory}"))?;
@@ -151,14 +152,4 @@ pub(crate) fn share() -> Result<()> {
 pub(crate) fn flush_share() -> Result<()> {
     let share = File::open("/share").context("opening /share")?;
     rustix::fs::syncfs(&share).context("writing /share back")
-}
-
-/// Makes the root disk consistent on the host: nothing writes to it any more.
-pub(crate) fn write_back_root() -> Result<()> {
-    mount::unmount(SECOND_DISK, UnmountFlags::empty()).context("unmounting the second disk")?;
-    rustix::fs::sync();
-    mount::mount_remount("/", MountFlags::RDONLY | MountFlags::NOATIME, c"")
-        .context("making the root disk read-only")?;
-    rustix::fs::sync();
-    Ok(())
 }
