@@ -28,10 +28,11 @@ use crate::io_thread::IoThread;
 use crate::memory::{Backing, GuestRam, MemoryError};
 use crate::pci::host_bridge::HostBridge;
 use crate::pci::msix::MessageRouter;
+use crate::pci::posted::PostedWrites;
 use crate::pci::pvpanic::{self, Pvpanic};
-use crate::pci::root::{BusFull, PciRoot};
+use crate::pci::root::{ADDRESS_PORT, BusFull, PciRoot};
 use crate::serial::{self, SerialPort};
-use crate::vcpu::cpuid::{self, Template};
+use crate::vcpu::cpuid::Template;
 use crate::vcpu::registers::{self, RegisterError};
 use crate::vcpu::run::Vcpus;
 use crate::vcpu::{MAX_VCPUS, kick};
@@ -207,7 +208,14 @@ impl Machine {
             doorbells: Arc::clone(&vm) as _,
             events: events.clone(),
         };
-        let pci = populate(devices, &environment, &vm)?;
+        let mut pci = populate(devices, &environment, &vm)?;
+        if let Some(vcpu) = vcpus.first()
+            && vm.post_writes(ADDRESS_PORT)?
+        {
+            let posted =
+                PostedWrites::new(vcpu).map_err(resources("mapping the writes KVM keeps"))?;
+            pci.set_posted(posted);
+        }
         let serial = SerialPort::new(serial_interrupt, console);
         let bus = Arc::new(Bus::new(pci, serial, events.clone()));
 
@@ -301,8 +309,7 @@ fn load(
 }
 
 fn create_vcpus(vm: &Vm, count: u8, entry: Entry) -> Result<Vec<VcpuFd>, BootError> {
-    let supported = vm.supported_cpuid(cpuid::MAX_ENTRIES)?;
-    let template = Template::new(&supported, count, vm.has_tsc_deadline());
+    let template = Template::new(vm.supported_cpuid(), count, vm.has_tsc_deadline());
     let xsave = template.xsave_components();
     (0..count)
         .map(|index| {

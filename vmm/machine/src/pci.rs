@@ -6,6 +6,7 @@
 pub(crate) mod config_space;
 pub(crate) mod host_bridge;
 pub(crate) mod msix;
+pub(crate) mod posted;
 pub(crate) mod pvpanic;
 pub(crate) mod root;
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
     CpuId, KVM_API_VERSION, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC,
-    KvmIrqRouting, kvm_irq_routing_entry, kvm_userspace_memory_region,
+    KVM_MAX_CPUID_ENTRIES, KvmIrqRouting, kvm_irq_routing_entry, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
@@ -76,7 +76,8 @@ fn failed(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> VmError {
 /// A virtual machine with memory and interrupt controllers, without vCPUs yet.
 pub(crate) struct Vm {
     fd: VmFd,
-    kvm: Kvm,
+    supported: CpuId,
+    tsc_deadline: bool,
     /// Messages behind interrupt numbers.
     routes: Mutex<BTreeMap<u32, Message>>,
     next_gsi: AtomicU32,
@@ -115,6 +116,9 @@ impl Vm {
                 most,
             });
         }
+        let supported = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
         let fd = kvm.create_vm().map_err(failed("KVM_CREATE_VM"))?;
         fd.set_identity_map_address(IDENTITY_MAP_ADDRESS)
             .map_err(failed("KVM_SET_IDENTITY_MAP_ADDR"))?;
@@ -136,7 +140,8 @@ impl Vm {
         }
         Ok(Self {
             fd,
-            kvm,
+            supported,
+            tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
             routes: Mutex::default(),
             next_gsi: AtomicU32::new(IOAPIC_PINS),
             events,
@@ -145,18 +150,13 @@ impl Vm {
     }
 
     /// What KVM lets CPUID say on this host.
-    ///
-    /// # Errors
-    /// Fails when KVM has more leaves than fit.
-    pub(crate) fn supported_cpuid(&self, most: usize) -> Result<CpuId, VmError> {
-        self.kvm
-            .get_supported_cpuid(most)
-            .map_err(failed("KVM_GET_SUPPORTED_CPUID"))
+    pub(crate) fn supported_cpuid(&self) -> &CpuId {
+        &self.supported
     }
 
     /// Whether KVM offers the TSC deadline timer.
     pub(crate) fn has_tsc_deadline(&self) -> bool {
-        self.kvm.check_extension(Cap::TscDeadlineTimer)
+        self.tsc_deadline
     }
 
     /// Makes vCPU `index`, whose APIC id is the same number.
@@ -167,6 +167,21 @@ impl Vm {
         self.fd
             .create_vcpu(index.into())
             .map_err(failed("KVM_CREATE_VCPU"))
+    }
+
+    /// Lets KVM keep writes to the four ports from `first` on until somebody looks at them, if it
+    /// can; says whether it does.
+    ///
+    /// # Errors
+    /// Fails when KVM refuses.
+    pub(crate) fn post_writes(&self, first: u16) -> Result<bool, VmError> {
+        if !self.fd.check_extension(Cap::CoalescedPio) {
+            return Ok(false);
+        }
+        self.fd
+            .register_coalesced_mmio(IoEventAddress::Pio(first.into()), 4)
+            .map_err(failed("KVM_REGISTER_COALESCED_MMIO"))?;
+        Ok(true)
     }
 
     /// Lets signals of `event` raise pin `pin` of the IOAPIC.

@@ -1,6 +1,7 @@
 //! The bus itself: configuration accesses by port, memory accesses by address.
 
 use super::Function;
+use super::posted::PostedWrites;
 
 /// Port of the address register, 32 bits.
 pub(crate) const ADDRESS_PORT: u16 = 0xcf8;
@@ -24,6 +25,8 @@ pub(crate) struct BusFull;
 /// The bus.
 pub(crate) struct PciRoot {
     address: u32,
+    /// Writes to the address register that KVM has kept back.
+    posted: Option<PostedWrites>,
     functions: Vec<Box<dyn Function>>,
     next_bar: u32,
 }
@@ -33,9 +36,15 @@ impl PciRoot {
     pub(crate) fn new() -> Self {
         Self {
             address: 0,
+            posted: None,
             functions: Vec::new(),
             next_bar: WINDOW.start,
         }
+    }
+
+    /// From now on writes to the address register may come by way of `posted`.
+    pub(crate) fn set_posted(&mut self, posted: PostedWrites) {
+        self.posted = Some(posted);
     }
 
     /// Sets `length` bytes of the window aside, aligned to `length`, a power of two.
@@ -69,6 +78,7 @@ impl PciRoot {
 
     /// Handles a read of a port from [`ADDRESS_PORT`] on, eight ports in all.
     pub(crate) fn port_read(&mut self, port: u16, data: &mut [u8]) {
+        self.catch_up();
         data.fill(0xff);
         if port == ADDRESS_PORT && data.len() == 4 {
             data.copy_from_slice(&self.address.to_le_bytes());
@@ -80,6 +90,23 @@ impl PciRoot {
     /// Handles a write of such a port. A write of less than 32 bits to the address register is not
     /// for it (PCI Local Bus 3.0 §3.2.2.3.2).
     pub(crate) fn port_write(&mut self, port: u16, data: &[u8]) {
+        self.catch_up();
+        self.write_port(port, data);
+    }
+
+    /// Does what came by way of KVM. It keeps no more than fits into a page, so this ends.
+    fn catch_up(&mut self) {
+        for _ in 0..u8::MAX {
+            let Some(write) = self.posted.as_mut().and_then(PostedWrites::take) else {
+                return;
+            };
+            if let Some(data) = write.data.get(..write.length) {
+                self.write_port(write.port, data);
+            }
+        }
+    }
+
+    fn write_port(&mut self, port: u16, data: &[u8]) {
         if port == ADDRESS_PORT {
             if let Ok(bytes) = data.try_into() {
                 self.address = u32::from_le_bytes(bytes);

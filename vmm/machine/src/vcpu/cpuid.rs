@@ -3,9 +3,6 @@
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
-/// Most leaves KVM hands out.
-pub(crate) const MAX_ENTRIES: usize = kvm_bindings::KVM_MAX_CPUID_ENTRIES;
-
 const FEATURES: u32 = 0x1;
 const CACHE_INTEL: u32 = 0x4;
 const TOPOLOGY: u32 = 0xb;

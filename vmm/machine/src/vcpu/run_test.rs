@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caisson_control::ExitReason;
+use kvm_ioctls::VcpuFd;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -19,9 +20,10 @@ use crate::console::{Console, Tail};
 use crate::events::EventReceiver;
 use crate::memory::{Backing, GuestRam};
 use crate::pci::host_bridge::HostBridge;
-use crate::pci::root::PciRoot;
+use crate::pci::posted::PostedWrites;
+use crate::pci::root::{ADDRESS_PORT, PciRoot};
 use crate::serial::SerialPort;
-use crate::vcpu::cpuid::{MAX_ENTRIES, Template};
+use crate::vcpu::cpuid::Template;
 use crate::vcpu::{kick, registers};
 use crate::vm::Vm;
 
@@ -58,8 +60,7 @@ impl Bench {
             .write_slice(program, GuestAddress(START.into()))
             .unwrap();
         let vm = Vm::new(kvm.into(), vcpus, Arc::clone(&memory), sender.clone()).unwrap();
-        let supported = vm.supported_cpuid(MAX_ENTRIES).unwrap();
-        let template = Template::new(&supported, vcpus, vm.has_tsc_deadline());
+        let template = Template::new(vm.supported_cpuid(), vcpus, vm.has_tsc_deadline());
         let all = (0..vcpus).map(|index| {
             let vcpu = vm.create_vcpu(index).unwrap();
             vcpu.set_cpuid2(&template.for_vcpu(index).unwrap()).unwrap();
@@ -69,12 +70,15 @@ impl Bench {
             }
             vcpu
         });
-        let all = all.collect();
+        let all: Vec<VcpuFd> = all.collect();
         let tail = Tail::default();
         let console = Console::new(None, tail.clone()).unwrap();
         let serial = SerialPort::new(EventFd::new(EFD_NONBLOCK).unwrap(), console);
         let mut pci = PciRoot::new();
         pci.add(Box::new(HostBridge::new())).unwrap();
+        if vm.post_writes(ADDRESS_PORT).unwrap() {
+            pci.set_posted(PostedWrites::new(&all[0]).unwrap());
+        }
         let bus = Arc::new(Bus::new(pci, serial, sender.clone()));
         kick::install().unwrap();
         let vcpus = Vcpus::start(all, &bus, &sender).unwrap();
@@ -228,4 +232,37 @@ fn vcpus_that_never_entered_stop_too() {
     let (tail, vcpus) = (bench.tail.clone(), bench.vcpus);
     drop(vcpus);
     assert_eq!(tail.text(), "");
+}
+
+#[test]
+fn addresses_written_many_times_over_are_all_seen() {
+    // mov ecx, 1000; again: mov dx, 0xcf8; mov eax, 0x80000000; out dx, eax; loop again;
+    // mov eax, 0x80000008; out dx, eax; mov dl, 0xfc; in eax, dx; mov [0x300004], eax
+    let mut program = vec![
+        0xb9, 0xe8, 0x03, 0x00, 0x00, 0x66, 0xba, 0xf8, 0x0c, 0xb8, 0x00, 0x00, 0x00, 0x80, 0xef,
+        0xe2, 0xf4, 0xb8, 0x08, 0x00, 0x00, 0x80, 0xef, 0xb2, 0xfc, 0xed, 0xa3, 0x04, 0x00, 0x30,
+        0x00,
+    ];
+    program.extend(triple_fault());
+    let Some(bench) = Bench::new(&program, 1) else {
+        return;
+    };
+    assert_eq!(bench.run(), ExitReason::Shutdown);
+    let class: u32 = bench.memory.read_obj(GuestAddress(0x30_0004)).unwrap();
+    assert_eq!(class, 0x0600_0000, "the class of the host bridge");
+}
+
+#[test]
+fn a_guest_that_runs_where_there_is_no_memory_ends_with_the_numbers() {
+    // jmp to an address in the hole
+    let mut program = vec![0xb8, 0x00, 0x00, 0x00, 0xc0];
+    program.extend([0xff, 0xe0]);
+    let Some(bench) = Bench::new(&program, 1) else {
+        return;
+    };
+    let ExitReason::Failed { message } = bench.run() else {
+        panic!("not a failure");
+    };
+    assert!(message.starts_with("vcpu0: "), "{message}");
+    assert!(message.contains("rip 0xc0000000"), "{message}");
 }
