@@ -26,12 +26,15 @@ fn recognise(input: &[u8], max: Option<&str>) -> Bootstrap {
     Bootstrap::recognise(input, "c1", "default", max, Some("/env.ttrpc"))
 }
 
-/// Input, MAX_SHIM_VERSION, and the answer each generation of containerd must get.
+/// Who asks, the input, `MAX_SHIM_VERSION`, and the answer.
+type Case<'a> = (&'a str, &'a [u8], Option<&'a str>, &'a [u8]);
+
+/// Input, `MAX_SHIM_VERSION`, and the answer each generation of containerd must get.
 #[test]
 fn each_generation_gets_its_answer() {
     let new = params("c1", "default").write_to_bytes().unwrap();
     let json = format!(r#"{{"version":2,"address":"{ADDRESS}","protocol":"ttrpc"}}"#);
-    let cases: [(&str, &[u8], Option<&str>, &[u8]); 6] = [
+    let cases: [Case<'_>; 6] = [
         ("1.6 and CRI-O", b"", None, ADDRESS.as_bytes()),
         ("1.6 with options", &options(), None, ADDRESS.as_bytes()),
         ("1.7 and 2.0", b"", Some("2"), json.as_bytes()),
