@@ -1,6 +1,7 @@
 //! A container's control group: made, watched, killed and removed through the files of cgroup v2
 //! (kernel documentation: admin-guide/cgroup-v2.rst).
 
+pub mod devices;
 pub mod limits;
 pub mod stats;
 

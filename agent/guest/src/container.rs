@@ -113,6 +113,7 @@ impl Container {
     ) -> Result<Arc<Self>, AgentError> {
         if let Some(resources) = &adapted.resources {
             cgroup.apply(resources)?;
+            cgroup.restrict_devices(resources.devices().as_deref().unwrap_or_default())?;
         }
         sysctl::set(&adapted.sysctls)?;
         if let Some(hostname) = &adapted.pod_hostname {

@@ -155,19 +155,22 @@ impl Launcher {
         let child = command
             .spawn()
             .doing("start a child for a container process")?;
-        let child = launch.watch(i32::try_from(child.id()).unwrap_or_default());
+        let mut child = launch.watch(i32::try_from(child.id()).unwrap_or_default());
         drop((job, theirs, failure_writer, command));
 
-        let (report, terminal) = tokio::select! {
+        let mut ended = false;
+        let received = tokio::select! {
             biased;
-            report = report::receive(&ours) => report?,
+            received = report::receive(&ours) => received,
             // The process it made may hold the socket open, but what the child said is there.
-            _ = child => timeout(Duration::ZERO, report::receive(&ours))
-                .await
-                .unwrap_or_else(|_| Err(report::silence()))?,
+            _ = &mut child => {
+                ended = true;
+                let received = timeout(Duration::ZERO, report::receive(&ours)).await;
+                received.unwrap_or_else(|_| Err(report::silence()))
+            }
         };
-        match report {
-            Report::Launched { pid } => {
+        match received {
+            Ok((Report::Launched { pid }, terminal)) => {
                 let failure =
                     FailurePipe(Descriptor::new(failure_reader).doing("watch a process")?);
                 Ok(Launched {
@@ -176,7 +179,14 @@ impl Launcher {
                     failure,
                 })
             }
-            Report::Failed(error) => Err(error),
+            Ok((Report::Failed(error), _)) | Err(error) => {
+                // The library clears away what it made, by the name of the cgroup. Another
+                // container of that name must not exist before it is done.
+                if !ended {
+                    let _ = child.await;
+                }
+                Err(error)
+            }
         }
     }
 }

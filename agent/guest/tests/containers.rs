@@ -887,3 +887,30 @@ fn a_request_whose_client_has_gone_is_done_to_the_end() {
         },
     );
 }
+
+#[test]
+fn only_allowed_devices_can_be_opened() {
+    in_guest("only_allowed_devices_can_be_opened", |guest| async move {
+        let script = "(: </dev/fuse) 2>&1; cat /dev/null && echo null; head -c 1 /dev/zero | wc -c; \
+                      (: </dev/ptmx) && echo ptmx";
+        let mut config = guest.config(&["sh", "-c", script]);
+        config["linux"]["devices"] = json!([
+            {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 438},
+        ]);
+        config["linux"]["resources"] = json!({"devices": [{"allow": false, "access": "rwm"}]});
+        let (_, stdout, _) = guest.run("denied", &config).await;
+        assert!(
+            stdout.contains("/dev/fuse: Operation not permitted"),
+            "{stdout}"
+        );
+        assert!(stdout.ends_with("null\n1\nptmx\n"), "{stdout}");
+
+        config["linux"]["resources"]["devices"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw"}));
+        let (_, stdout, _) = guest.run("allowed", &config).await;
+        assert!(!stdout.contains("Operation not permitted"), "{stdout}");
+        guest.assert_clean();
+    });
+}

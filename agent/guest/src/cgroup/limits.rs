@@ -37,8 +37,8 @@ fn may(file: &str, value: impl Into<String>) -> Setting {
 impl Cgroup {
     /// Applies the limits a specification asks for.
     ///
-    /// Device rules are not among them; real-time scheduling and kernel memory have no equivalent
-    /// in cgroup v2 and are left out, as runc does.
+    /// Device rules are applied by [`Cgroup::restrict_devices`]. Real-time scheduling and kernel
+    /// memory have no equivalent in cgroup v2 and are left out, as runc does.
     ///
     /// # Errors
     /// [`AgentError::InvalidArgument`] for a value that cannot be, or that the kernel refuses.
