@@ -6,7 +6,7 @@ use containerd_shim_protos::events::task as events;
 use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::topics;
 use containerd_shim_protos::types::mount::Mount;
-use protobuf::MessageFull;
+use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp;
 
@@ -99,31 +99,31 @@ impl TaskEvent {
                 io.stderr.clone_from(&stdio.stderr);
                 io.terminal = stdio.terminal;
                 event.io = Some(io).into();
-                any(&event)
+                any("containerd.events.TaskCreate", &event)
             }
             Self::Started { id, pid } => {
                 let mut event = events::TaskStart::new();
                 event.container_id.clone_from(id);
                 event.pid = *pid;
-                any(&event)
+                any("containerd.events.TaskStart", &event)
             }
             Self::ExecAdded(key) => {
                 let mut event = events::TaskExecAdded::new();
                 event.container_id.clone_from(&key.container);
                 event.exec_id.clone_from(&key.exec);
-                any(&event)
+                any("containerd.events.TaskExecAdded", &event)
             }
             Self::ExecStarted(key, pid) => {
                 let mut event = events::TaskExecStarted::new();
                 event.container_id.clone_from(&key.container);
                 event.exec_id.clone_from(&key.exec);
                 event.pid = *pid;
-                any(&event)
+                any("containerd.events.TaskExecStarted", &event)
             }
             Self::OutOfMemory(id) => {
                 let mut event = events::TaskOOM::new();
                 event.container_id.clone_from(id);
-                any(&event)
+                any("containerd.events.TaskOOM", &event)
             }
             Self::Exited(key, pid, exit) => {
                 let mut event = events::TaskExit::new();
@@ -137,7 +137,7 @@ impl TaskEvent {
                 event.pid = *pid;
                 event.exit_status = exit.status;
                 event.exited_at = Some(timestamp(exit.at)).into();
-                any(&event)
+                any("containerd.events.TaskExit", &event)
             }
             Self::Deleted { id, pid, exit } => {
                 let mut event = events::TaskDelete::new();
@@ -145,16 +145,18 @@ impl TaskEvent {
                 event.pid = *pid;
                 event.exit_status = exit.status;
                 event.exited_at = Some(timestamp(exit.at)).into();
-                any(&event)
+                any("containerd.events.TaskDelete", &event)
             }
         }
     }
 }
 
-/// A message with its bare full name as type URL, as containerd's typeurl package writes it.
-pub(crate) fn any<M: MessageFull>(message: &M) -> Any {
+/// A message with its bare full name as type URL, as containerd's typeurl package writes it. The
+/// name is given, since asking the message for it would load a description of every message there
+/// is: half a megabyte in each shim.
+pub(crate) fn any(name: &str, message: &impl Message) -> Any {
     let mut any = Any::new();
-    any.type_url = M::descriptor().full_name().to_owned();
+    name.clone_into(&mut any.type_url);
     // Writing to memory can fail only for a message over 2 GiB, which nothing here comes near.
     any.value = message.write_to_bytes().unwrap_or_default();
     any

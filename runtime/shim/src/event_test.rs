@@ -5,6 +5,7 @@ use protobuf::Message;
 
 use super::{TaskEvent, timestamp};
 use crate::process::{Exit, ProcessKey};
+use crate::stdio::StdioPaths;
 
 fn exit() -> Exit {
     Exit {
@@ -42,4 +43,50 @@ fn the_exit_of_init_has_the_containers_id() {
 fn a_clock_before_1970_is_no_fault() {
     let before = timestamp(UNIX_EPOCH - Duration::from_secs(5));
     assert_eq!((before.seconds, before.nanos), (0, 0));
+}
+
+/// Every name is that of the message inside.
+#[test]
+fn the_names_of_events_are_those_of_their_messages() {
+    use containerd_shim_protos::events::task;
+    use protobuf::MessageFull;
+    fn name<M: MessageFull>() -> String {
+        M::descriptor().full_name().to_owned()
+    }
+    let key = || ProcessKey::new("c1", "e1");
+    let id = || "c1".to_owned();
+    let created = TaskEvent::Created {
+        id: id(),
+        bundle: String::new(),
+        rootfs: Vec::new(),
+        stdio: StdioPaths::default(),
+        pid: 1,
+    };
+    let deleted = TaskEvent::Deleted {
+        id: id(),
+        pid: 1,
+        exit: exit(),
+    };
+    let table = [
+        (created, name::<task::TaskCreate>()),
+        (
+            TaskEvent::Started { id: id(), pid: 1 },
+            name::<task::TaskStart>(),
+        ),
+        (TaskEvent::ExecAdded(key()), name::<task::TaskExecAdded>()),
+        (
+            TaskEvent::ExecStarted(key(), 1),
+            name::<task::TaskExecStarted>(),
+        ),
+        (TaskEvent::OutOfMemory(id()), name::<task::TaskOOM>()),
+        (
+            TaskEvent::Exited(key(), 1, exit()),
+            name::<task::TaskExit>(),
+        ),
+        (deleted, name::<task::TaskDelete>()),
+    ];
+    for (event, name) in table {
+        let envelope = event.envelope("default", UNIX_EPOCH);
+        assert_eq!(envelope.event.type_url, name);
+    }
 }

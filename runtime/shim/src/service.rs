@@ -29,6 +29,9 @@ use crate::stdio::StdioPaths;
 /// for the one that `start` announced. Their messages are the same.
 const VERSIONS: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 
+/// What [`metrics`] makes, as containerd's clients know it.
+const METRICS: &str = "io.containerd.cgroups.v2.Metrics";
+
 /// The task service of one shim.
 #[derive(Clone)]
 pub(crate) struct TaskService {
@@ -117,7 +120,11 @@ impl Task for TaskService {
         response.id = request.id;
         response.exec_id = request.exec_id;
         response.bundle = snapshot.bundle.display().to_string();
-        response.pid = process.pid;
+        // No process id tells containerd that an exec was not started.
+        response.pid = match snapshot.state {
+            State::Added => 0,
+            _ => process.pid,
+        };
         response.status = EnumOrUnknown::new(match snapshot.state {
             State::Added | State::Created => api::Status::CREATED,
             State::Running => api::Status::RUNNING,
@@ -206,7 +213,7 @@ impl Task for TaskService {
             if !process.key.is_init() {
                 let mut details = ProcessDetails::new();
                 details.exec_id.clone_from(&process.key.exec);
-                info.info = MessageField::some(any(&details));
+                info.info = MessageField::some(any("containerd.runc.v1.ProcessDetails", &details));
             }
             response.processes.push(info);
         }
@@ -263,7 +270,7 @@ impl Task for TaskService {
     ) -> ttrpc::Result<api::StatsResponse> {
         let stats = self.pod.stats(&request.id).await?;
         let mut response = api::StatsResponse::new();
-        response.stats = MessageField::some(any(&metrics(&stats)));
+        response.stats = MessageField::some(any(METRICS, &metrics(&stats)));
         Ok(response)
     }
 

@@ -111,10 +111,9 @@ fn run_daemon(
     listener: UnixListener,
     began: u64,
 ) -> anyhow::Result<()> {
-    if let Err(error) = raise_oom_score() {
-        // Without it the kernel may prefer containerd to a pod; no reason not to run.
-        eprintln!("warning: the OOM score is not set: {error}");
-    }
+    // Without it the kernel may prefer containerd to a pod; no reason not to run, and a warning
+    // would be taken for a part of the answer.
+    let _ = raise_oom_score();
     let program = env::current_exe().context("cannot find this program's own file")?;
     let mut command = Command::new(program);
     command

@@ -180,13 +180,8 @@ impl Pod {
     ) {
         let id = process.key.id();
         let (exit, out_of_memory) = match vm::alive(&*vm, vm.wait_process(&id)).await {
-            Ok(end) => {
-                let exit = Exit {
-                    status: end.status,
-                    at: end.exited_at,
-                };
-                (exit, end.oom_killed)
-            }
+            // By our clock: the guest's may be anything.
+            Ok(end) => (Exit::now(end.status), end.oom_killed),
             Err(error) => {
                 tracing::error!("{} counts as killed: {error}", process.key);
                 (Exit::now(KILLED), false)
