@@ -36,13 +36,18 @@ pub fn prepare() -> io::Result<()> {
 /// Passes every controller a group has on to its children.
 fn enable_controllers(group: &Path) -> io::Result<()> {
     let controllers = fs::read_to_string(group.join("cgroup.controllers"))?;
-    for controller in controllers.split_whitespace() {
-        // One at a time: a controller that cannot be delegated must not keep back the others.
-        // What containers need and do not get is in the hello (see `kernel`).
-        let _ = fs::write(
-            group.join("cgroup.subtree_control"),
-            format!("+{controller}"),
-        );
+    let wanted: Vec<String> = controllers
+        .split_whitespace()
+        .map(|name| format!("+{name}"))
+        .collect();
+    let file = group.join("cgroup.subtree_control");
+    if wanted.is_empty() || fs::write(&file, wanted.join(" ")).is_ok() {
+        return Ok(());
+    }
+    // All or nothing, so one at a time: a controller that cannot be passed on must not keep back
+    // the others. A limit that needs it fails by name later.
+    for controller in wanted {
+        let _ = fs::write(&file, controller);
     }
     Ok(())
 }

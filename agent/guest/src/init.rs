@@ -60,9 +60,6 @@ fn start() -> Result<(), AgentError> {
     mounts::leave_initramfs().doing("leave the initramfs")?;
     let mut missing = mounts::mount_first().doing("prepare the guest")?;
     boot::fill_standard_streams().doing("open /dev/null")?;
-    if cgroup::prepare().is_err() && !missing.contains(&"CONFIG_CGROUPS") {
-        missing.push("CONFIG_CGROUPS");
-    }
     for option in kernel::missing() {
         if !missing.contains(&option) {
             missing.push(option);
@@ -82,6 +79,7 @@ async fn serve(missing: Vec<&'static str>) -> Result<(), AgentError> {
     say_hello(missing)?;
 
     // Work that the host's next request would otherwise wait for.
+    cgroup::prepare().doing("prepare the cgroups")?;
     let shared = mounts::mount_shared();
     mounts::mount_later().doing("prepare the guest")?;
     if let Err(error) = loopback::raise() {

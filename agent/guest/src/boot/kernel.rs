@@ -26,26 +26,38 @@ const FILE_SYSTEMS: [(&str, &str); 5] = [
     ("devpts", "CONFIG_UNIX98_PTYS"),
 ];
 
-/// Interface files of a group that has all controllers.
-const CGROUP_FILES: [(&str, &str); 6] = [
-    ("memory.max", "CONFIG_MEMCG"),
-    ("cpu.weight", "CONFIG_CGROUP_SCHED"),
-    ("cpu.max", "CONFIG_CFS_BANDWIDTH"),
-    ("cpuset.cpus", "CONFIG_CPUSETS"),
-    ("pids.max", "CONFIG_CGROUP_PIDS"),
-    ("io.stat", "CONFIG_BLK_CGROUP"),
+/// Controllers, by their name in `cgroup.controllers`.
+const CONTROLLERS: [(&str, &str); 5] = [
+    ("memory", "CONFIG_MEMCG"),
+    ("cpu", "CONFIG_CGROUP_SCHED"),
+    ("cpuset", "CONFIG_CPUSETS"),
+    ("pids", "CONFIG_CGROUP_PIDS"),
+    ("io", "CONFIG_BLK_CGROUP"),
+];
+
+/// Files of `/proc` that come with an option.
+const FILES: [(&str, &str); 2] = [
+    (
+        "sys/kernel/sched_cfs_bandwidth_slice_us",
+        "CONFIG_CFS_BANDWIDTH",
+    ),
+    ("sys/kernel/seccomp/actions_avail", "CONFIG_SECCOMP_FILTER"),
 ];
 
 /// The missing options, by their names in the kernel's configuration.
 #[must_use]
 pub fn missing() -> Vec<&'static str> {
-    missing_below(
-        Path::new("/proc"),
-        &Path::new(cgroup::ROOT).join(cgroup::PARENT),
-    )
+    missing_below(Path::new("/proc"), Path::new(cgroup::ROOT))
 }
 
-fn missing_below(proc: &Path, group: &Path) -> Vec<&'static str> {
+fn missing_below(proc: &Path, cgroups: &Path) -> Vec<&'static str> {
+    let file_systems = fs::read_to_string(proc.join("filesystems")).unwrap_or_default();
+    let file_systems: HashSet<&str> = file_systems
+        .lines()
+        .filter_map(|line| line.split_whitespace().last())
+        .collect();
+    let controllers = fs::read_to_string(cgroups.join("cgroup.controllers")).unwrap_or_default();
+    let controllers: HashSet<&str> = controllers.split_whitespace().collect();
     let mut missing = Vec::new();
     let mut need = |there: bool, option: &'static str| {
         if !there && !missing.contains(&option) {
@@ -55,21 +67,15 @@ fn missing_below(proc: &Path, group: &Path) -> Vec<&'static str> {
     for (name, option) in NAMESPACES {
         need(proc.join("self/ns").join(name).exists(), option);
     }
-    let text = fs::read_to_string(proc.join("filesystems")).unwrap_or_default();
-    let known: HashSet<&str> = text
-        .lines()
-        .filter_map(|line| line.split_whitespace().last())
-        .collect();
     for (name, option) in FILE_SYSTEMS {
-        need(known.contains(name), option);
+        need(file_systems.contains(name), option);
     }
-    for (file, option) in CGROUP_FILES {
-        need(group.join(file).exists(), option);
+    for (name, option) in CONTROLLERS {
+        need(controllers.contains(name), option);
     }
-    need(
-        proc.join("sys/kernel/seccomp/actions_avail").exists(),
-        "CONFIG_SECCOMP_FILTER",
-    );
+    for (file, option) in FILES {
+        need(proc.join(file).exists(), option);
+    }
     missing
 }
 

@@ -9,9 +9,12 @@ fn complete() -> (tempfile::TempDir, std::path::PathBuf, std::path::PathBuf) {
     for (name, _) in NAMESPACES {
         fs::write(proc.join("self/ns").join(name), "").unwrap();
     }
-    for (file, _) in CGROUP_FILES {
-        fs::write(group.join(file), "").unwrap();
-    }
+    fs::write(
+        group.join("cgroup.controllers"),
+        "cpuset cpu io memory hugetlb pids\n",
+    )
+    .unwrap();
+    fs::write(proc.join("sys/kernel/sched_cfs_bandwidth_slice_us"), "5000").unwrap();
     fs::write(proc.join("sys/kernel/seccomp/actions_avail"), "allow").unwrap();
     let kinds =
         "nodev\ttmpfs\n\text4\nnodev\toverlay\nnodev\tvirtiofs\nnodev\tmqueue\nnodev\tdevpts\n";
@@ -29,7 +32,7 @@ fn a_kernel_for_containers_lacks_nothing() {
 fn what_is_missing_is_named_by_its_option() {
     let (_root, proc, group) = complete();
     fs::remove_file(proc.join("self/ns/pid")).unwrap();
-    fs::remove_file(group.join("memory.max")).unwrap();
+    fs::write(group.join("cgroup.controllers"), "cpuset cpu io pids\n").unwrap();
     fs::write(
         proc.join("filesystems"),
         "nodev\ttmpfs\nnodev\toverlayfoo\n",

@@ -4,12 +4,14 @@
 //! no container could leave it. Hence the first thing is a tmpfs over it. The agent's own program
 //! stays where it is and is reached through `/proc/self/exe`.
 
+use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use caisson_protocol::{SHARED_PATH, SHARED_TAG};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_move, unmount};
 
 /// A file system to mount.
@@ -17,7 +19,8 @@ struct FileSystem {
     kind: &'static str,
     at: &'static str,
     flags: MountFlags,
-    data: &'static str,
+    /// Options, the best first; the next ones are for kernels that do not know the one before.
+    data: &'static [&'static CStr],
     /// The kernel option that provides it.
     option: &'static str,
 }
@@ -32,29 +35,31 @@ const FIRST: [FileSystem; 4] = [
         kind: "proc",
         at: "/proc",
         flags: NO_PROGRAMS,
-        data: "",
+        data: &[c""],
         option: "CONFIG_PROC_FS",
     },
     FileSystem {
         kind: "sysfs",
         at: "/sys",
         flags: NO_PROGRAMS,
-        data: "",
+        data: &[c""],
         option: "CONFIG_SYSFS",
     },
     FileSystem {
         kind: "devtmpfs",
         at: "/dev",
         flags: MountFlags::NOSUID.union(MountFlags::NOEXEC),
-        data: "mode=755",
+        data: &[c"mode=755"],
         option: "CONFIG_DEVTMPFS",
     },
     FileSystem {
         kind: "cgroup2",
         at: "/sys/fs/cgroup",
         flags: NO_PROGRAMS,
-        // A cgroup namespace may not be left by moving processes.
-        data: "nsdelegate",
+        // nsdelegate: a cgroup namespace may not be left by moving processes. favordynmods (since
+        // 6.0): moving a process into a group does not wait for a grace period of RCU. Measured at
+        // 250 Hz, that wait is 10.7 ms for every container and every exec, without it 0.9 ms.
+        data: &[c"nsdelegate,favordynmods", c"nsdelegate"],
         option: "CONFIG_CGROUPS",
     },
 ];
@@ -65,21 +70,21 @@ const LATER: [FileSystem; 3] = [
         kind: "devpts",
         at: "/dev/pts",
         flags: MountFlags::NOSUID.union(MountFlags::NOEXEC),
-        data: "gid=5,mode=620,ptmxmode=666",
+        data: &[c"gid=5,mode=620,ptmxmode=666"],
         option: "CONFIG_UNIX98_PTYS",
     },
     FileSystem {
         kind: "tmpfs",
         at: "/dev/shm",
         flags: NO_PROGRAMS,
-        data: "mode=1777",
+        data: &[c"mode=1777"],
         option: "CONFIG_TMPFS",
     },
     FileSystem {
         kind: "mqueue",
         at: "/dev/mqueue",
         flags: NO_PROGRAMS,
-        data: "",
+        data: &[c""],
         option: "CONFIG_POSIX_MQUEUE",
     },
 ];
@@ -146,10 +151,16 @@ fn mount_all(file_systems: &[FileSystem]) -> io::Result<Vec<&'static str>> {
 impl FileSystem {
     fn mount(&self) -> io::Result<()> {
         create_directory(Path::new(self.at), 0o755)?;
-        let data = std::ffi::CString::new(self.data)?;
-        match mount(self.kind, self.at, self.kind, self.flags, data.as_c_str()) {
+        let mut result = Ok(());
+        for data in self.data {
+            result = mount(self.kind, self.at, self.kind, self.flags, *data);
+            if result != Err(Errno::INVAL) {
+                break;
+            }
+        }
+        match result {
             // Mounted by the kernel already.
-            Err(rustix::io::Errno::BUSY) => Ok(()),
+            Err(Errno::BUSY) => Ok(()),
             result => Ok(result?),
         }
     }
