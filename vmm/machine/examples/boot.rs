@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Prints what the machine says on its console and on the control channel. Runs the `caisson-vmm`
-//! that lies beside the directory of the examples. Other words go to the kernel's command line, in
+//! that lies beside the directory of the examples. `share=DIR` starts the `caisson-fs` there as
+//! well and shows the directory to the guest under the tag `share`. Other words go to the kernel's command line, in
 //! front of which the recommended one is put. `metrics` asks for the counters and `stop` for the
 //! end of the machine, once the guest has started its agent.
 #![allow(unsafe_code, clippy::print_stdout)]
@@ -13,8 +14,9 @@
 use std::error::Error;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Child, Command};
 
 use caisson_control::{
     BootConfig, CONTROL_FD, Channel, ChannelError, Event, FileRole, FromVmm, Reply, Request, ToVmm,
@@ -22,7 +24,7 @@ use caisson_control::{
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let (mut kernel, mut initrd) = (None, None);
+    let (mut kernel, mut initrd, mut share) = (None, None, None);
     let (mut vcpus, mut memory_mib) = (1, 128);
     let mut cmdline = caisson_vmm::COMMAND_LINE.to_owned();
     let (mut metrics, mut stop) = (false, false);
@@ -30,6 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         match argument.split_once('=') {
             Some(("kernel", path)) => kernel = Some(File::open(path)?),
             Some(("initrd", path)) => initrd = Some(File::open(path)?),
+            Some(("share", path)) => share = Some(File::open(path)?),
             Some(("vcpus", number)) => vcpus = number.parse()?,
             Some(("memory", number)) => memory_mib = number.parse()?,
             _ if argument == "metrics" => metrics = true,
@@ -48,6 +51,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         (FileRole::Console, console),
     ];
     files.extend(initrd.map(|file| (FileRole::Initrd, file)));
+    let mut server = None;
+    if let Some(directory) = share {
+        let (ours, theirs) = UnixStream::pair()?;
+        server = Some(spawn("caisson-fs", vec![theirs.into(), directory.into()])?);
+        let tag = "share".to_owned();
+        files.push((
+            FileRole::FileServer { tag },
+            File::from(OwnedFd::from(ours)),
+        ));
+    }
     let config = BootConfig {
         version: VERSION,
         vcpus,
@@ -59,10 +72,11 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let started = now();
     let (channel, vmm) = Channel::pair()?;
-    let mut child = spawn(vmm.into())?;
-    let files: Vec<_> = files.iter().map(|(_, file)| file.as_fd()).collect();
+    let mut child = spawn("caisson-vmm", vec![vmm.into()])?;
+    let borrowed: Vec<_> = files.iter().map(|(_, file)| file.as_fd()).collect();
     let request = Request::Boot(config);
-    channel.send(&ToVmm { id: 1, request }, &files)?;
+    channel.send(&ToVmm { id: 1, request }, &borrowed)?;
+    drop(files);
     loop {
         let message = match channel.receive::<FromVmm>() {
             Ok((message, _)) => message,
@@ -107,6 +121,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     drop(channel);
     let status = child.wait()?;
+    if let Some(mut server) = server {
+        println!("caisson-fs ended: {}", server.wait()?);
+    }
     println!(
         "[{:>8} us] caisson-vmm ended: {status}",
         (now() - started) / 1000
@@ -114,24 +131,32 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Starts the VMM with its end of the channel where it looks for it.
-fn spawn(socket: OwnedFd) -> Result<std::process::Child, Box<dyn Error>> {
+/// Starts a program that lies above the directory of the examples, with `files` as descriptors 3
+/// and up.
+fn spawn(program: &str, files: Vec<OwnedFd>) -> Result<Child, Box<dyn Error>> {
     let example = std::env::current_exe()?;
     let binary = example
         .parent()
         .and_then(|examples| examples.parent())
         .ok_or("no directory above the examples")?
-        .join("caisson-vmm");
+        .join(program);
     let mut command = Command::new(binary);
-    // SAFETY: between fork and exec only dup2 is called, which is allowed there.
-    unsafe {
-        command.pre_exec(move || {
-            if libc::dup2(socket.as_raw_fd(), CONTROL_FD) < 0 {
+    let inherit = move || {
+        // Out of the way first: one may have the number that another is to get.
+        let high = files
+            .iter()
+            .map(|file| rustix::io::fcntl_dupfd_cloexec(file, 100))
+            .collect::<Result<Vec<_>, _>>()?;
+        for (file, number) in high.iter().zip(CONTROL_FD..) {
+            // SAFETY: dup2 only changes the table of descriptors of the new process.
+            if unsafe { libc::dup2(file.as_raw_fd(), number) } < 0 {
                 return Err(std::io::Error::last_os_error());
             }
-            Ok(())
-        })
+        }
+        Ok(())
     };
+    // SAFETY: the process has only one thread, so the new one can do anything.
+    unsafe { command.pre_exec(inherit) };
     Ok(command.spawn()?)
 }
 

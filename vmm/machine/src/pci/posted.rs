@@ -78,7 +78,8 @@ impl PostedWrites {
         // SAFETY: the entry is aligned to 8 in the page, KVM has finished it, as `last` says, and
         // does not touch it before `first` is moved on; any bits are valid.
         let entry = unsafe { entry.read_volatile() };
-        self.index(0).store((first + 1) % CAPACITY, Ordering::Release);
+        self.index(0)
+            .store((first + 1) % CAPACITY, Ordering::Release);
         Some(PostedWrite {
             // A port has 16 bits.
             port: (entry.phys_addr & 0xffff) as u16,

@@ -401,7 +401,7 @@ fn queues_that_cannot_be_break_the_device_until_it_is_reset() {
         ("size 0", |driver| driver.write16(QUEUE_SIZE, 0)),
         ("size 33", |driver| driver.write16(QUEUE_SIZE, 33)),
         ("unaligned table", |driver| {
-            driver.write32(QUEUE_DESC, 0x10_0008)
+            driver.write32(QUEUE_DESC, 0x10_0008);
         }),
         ("unaligned driver area", |driver| {
             driver.write32(QUEUE_DRIVER, 0x11_0001);
