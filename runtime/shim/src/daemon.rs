@@ -133,7 +133,7 @@ async fn run(args: &Args, socket: OwnedFd, starter: &mut File) -> anyhow::Result
     };
     let pod = Pod::new(options, publisher, Box::new(KvmLauncher));
     let server = TaskServer::start(listener, services(&pod, path.clone())).await?;
-    log_start(&args.id);
+    note_start(&pod);
     // Replaced, so that `start` sees the end of the stream and we are free of it.
     starter.write_all(READY.as_bytes())?;
     *starter = OpenOptions::new().write(true).open("/dev/null")?;
@@ -154,12 +154,12 @@ async fn run(args: &Args, socket: OwnedFd, starter: &mut File) -> anyhow::Result
     Ok(())
 }
 
-fn log_start(id: &str) {
+fn note_start(pod: &Pod) {
     let began = env::var(phases::START_VARIABLE)
         .ok()
         .and_then(|text| text.parse().ok());
     if let Some(began) = began {
-        phases::log(id, "shim-start", began);
+        pod.phases().reached_at("shim-start", began);
     }
-    phases::reached(id, "shim-ready");
+    pod.phases().reached_at("shim-ready", phases::now());
 }

@@ -79,10 +79,7 @@ fn the_names_of_events_are_those_of_their_messages() {
             name::<task::TaskExecStarted>(),
         ),
         (TaskEvent::OutOfMemory(id()), name::<task::TaskOOM>()),
-        (
-            TaskEvent::Exited(key(), 1, exit()),
-            name::<task::TaskExit>(),
-        ),
+        (TaskEvent::Exited(key(), 1, exit()), name::<TaskExit>()),
         (deleted, name::<task::TaskDelete>()),
     ];
     for (event, name) in table {

@@ -15,6 +15,7 @@ use tokio::sync::{OnceCell, watch};
 
 use crate::container::Container;
 use crate::error::TaskError;
+use crate::phases::Phases;
 use crate::process::{Exit, Process, ProcessKey, State};
 use crate::publisher::Publisher;
 use crate::vm::{self, Launcher, Vm};
@@ -41,6 +42,7 @@ pub(crate) struct PodOptions {
 pub(crate) struct Pod {
     options: PodOptions,
     publisher: Publisher,
+    phases: Arc<Phases>,
     launcher: Box<dyn Launcher>,
     vm: OnceCell<Arc<dyn Vm>>,
     /// Why the virtual machine is gone, once it is.
@@ -77,9 +79,11 @@ impl Pod {
         publisher: Publisher,
         launcher: Box<dyn Launcher>,
     ) -> Arc<Self> {
+        let phases = Phases::new(&options.id, options.state_dir.clone());
         Arc::new(Self {
             options,
             publisher,
+            phases: Arc::new(phases),
             launcher,
             vm: OnceCell::new(),
             end: watch::Sender::new(None),
@@ -181,6 +185,11 @@ impl Pod {
     /// Returns when a container was asked for.
     pub(crate) async fn used(&self) {
         let _ = self.used.subscribe().wait_for(|used| *used).await;
+    }
+
+    /// The phases of its start.
+    pub(crate) fn phases(&self) -> &Phases {
+        &self.phases
     }
 
     /// The queue of events.

@@ -18,7 +18,6 @@ use crate::error::TaskError;
 use crate::event::TaskEvent;
 use crate::group::{Group, Role};
 use crate::options::Options;
-use crate::phases;
 use crate::process::{Process, ProcessKey};
 use crate::stdio::{Stdio, StdioPaths};
 use crate::vm::{self, Vm};
@@ -65,13 +64,13 @@ impl Pod {
     /// machine or the image.
     pub(crate) async fn create(self: Arc<Self>, request: CreateRequest) -> Result<u32, TaskError> {
         self.used.send_replace(true);
-        phases::reached(&request.id, "create-request");
+        self.phases.reached(&request.id, "create-request");
         let reservation = self.reserve(&request.id)?;
         let result = self.create_reserved(&request).await;
         drop(reservation);
         match result {
             Ok(pid) => {
-                phases::reached(&request.id, "container-created");
+                self.phases.reached(&request.id, "container-created");
                 Ok(pid)
             }
             Err(error) => {
@@ -138,7 +137,7 @@ impl Pod {
                 request.bundle.display()
             )));
         }
-        let io = stdio.connect(streams, Some(timed_output(&request.id)));
+        let io = stdio.connect(streams, Some(self.timed_output(&request.id)));
         let init = Arc::new(Process::init(key, request.stdio.clone(), pid, io));
         let container = Arc::new(Container::new(bundle, init));
         self.table()
@@ -204,7 +203,7 @@ impl Pod {
         };
         let vm = self.launcher.launch(config, options).await?;
         for (name, at_ns) in vm.phases() {
-            phases::log(&self.options.id, &name, at_ns);
+            self.phases.reached_at(&name, at_ns);
         }
         tracing::info!(
             id = self.options.id,
@@ -225,6 +224,18 @@ impl Pod {
             pod.end.send_replace(Some(end));
         });
         Ok(vm)
+    }
+
+    /// Told when the container first says something, which is a phase.
+    fn timed_output(&self, id: &str) -> oneshot::Sender<()> {
+        let (sender, receiver) = oneshot::channel();
+        let (phases, id) = (Arc::clone(&self.phases), id.to_owned());
+        tokio::spawn(async move {
+            if receiver.await.is_ok() {
+                phases.reached(&id, "output");
+            }
+        });
+        sender
     }
 
     /// Ends a virtual machine in which no container came to be.
@@ -279,16 +290,4 @@ fn network_namespace(spec: &Spec) -> Option<PathBuf> {
         .find(|namespace| namespace.typ() == LinuxNamespaceType::Network)?
         .path()
         .clone()
-}
-
-/// Logs the phase "output" when the container first says something.
-fn timed_output(id: &str) -> oneshot::Sender<()> {
-    let (sender, receiver) = oneshot::channel();
-    let id = id.to_owned();
-    tokio::spawn(async move {
-        if receiver.await.is_ok() {
-            phases::reached(&id, "output");
-        }
-    });
-    sender
 }

@@ -12,7 +12,6 @@ use crate::args::is_identifier;
 use crate::container::Container;
 use crate::error::TaskError;
 use crate::event::TaskEvent;
-use crate::phases;
 use crate::process::{Exit, KILLED, NOT_STARTED, Process, ProcessKey, State};
 use crate::stdio::{Stdio, StdioPaths};
 use crate::vm::{self, Vm};
@@ -97,7 +96,7 @@ impl Pod {
         }
         process.set_running()?;
         process.open_stdin();
-        phases::reached(&id.container, "container-started");
+        self.phases.reached(&id.container, "container-started");
         self.publisher.publish(&TaskEvent::Started {
             id: id.container,
             pid: process.pid,
