@@ -319,3 +319,7 @@ impl Task for TaskService {
         Err(TaskError::Unimplemented("checkpointing a container is not supported").into())
     }
 }
+
+#[cfg(test)]
+#[path = "service_test.rs"]
+mod tests;
