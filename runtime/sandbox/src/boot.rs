@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::machine::{HostFiles, Machine};
 use crate::{
-    Config, ErrorKind, SandboxError, SandboxOptions, connection, guest_text, kernel_check,
+    Config, ErrorKind, SandboxError, SandboxOptions, connection, guest_memory, guest_text, kernel_check,
 };
 
 /// A start takes a tenth of a second on hardware and ten to thirty times as long in an emulated
@@ -71,6 +71,10 @@ pub(crate) async fn boot(
         host.initrd.into(),
         file_server,
     ];
+    if let Some(memory) = guest_memory::file(options.memory_mib) {
+        roles.push(FileRole::Memory);
+        files.push(memory);
+    }
     if let Some(console) = console {
         roles.push(FileRole::Console);
         files.push(console);

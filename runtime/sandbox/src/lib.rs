@@ -14,6 +14,7 @@ mod config;
 mod connection;
 mod container;
 mod error;
+mod guest_memory;
 mod guest_text;
 mod identifier;
 mod kernel_check;

@@ -66,6 +66,11 @@ pub enum FileRole {
     /// Where the guest's serial console is written, byte for byte. At most one. The VMM never
     /// blocks on it: what does not fit is dropped.
     Console,
+    /// What the guest's RAM is made of: an empty file of a tmpfs, opened read-write, which the VMM
+    /// sizes and maps shared. At most one. Without it the VMM makes a memfd if a file server needs
+    /// to share the RAM; but only on a tmpfs mounted with `huge=advise` does the kernel back it
+    /// with huge pages, whatever the host's setting for memfds, and that halves the time to boot.
+    Memory,
     /// A connected vhost-user socket of a file server, shown to the guest as a virtio-fs device.
     FileServer {
         /// The mount tag the guest sees, 1 to 36 bytes (virtio 1.3 §5.11.4).

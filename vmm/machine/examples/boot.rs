@@ -6,7 +6,8 @@
 //!
 //! Prints what the machine says on its console and on the control channel. Runs the `caisson-vmm`
 //! that lies beside the directory of the examples. `share=DIR` starts the `caisson-fs` there as
-//! well and shows the directory to the guest under the tag `share`. Other words go to the kernel's command line, in
+//! well and shows the directory to the guest under the tag `share`; `memory-in=DIR` makes the guest's
+//! RAM a file there. Other words go to the kernel's command line, in
 //! front of which the recommended one is put. `metrics` asks for the counters and `stop` for the
 //! end of the machine, once the guest has started its agent.
 #![allow(unsafe_code, clippy::print_stdout)]
@@ -25,6 +26,7 @@ use caisson_control::{
 
 fn main() -> Result<(), Box<dyn Error>> {
     let (mut kernel, mut initrd, mut share) = (None, None, None);
+    let mut memory_file = None;
     let (mut vcpus, mut memory_mib) = (1, 128);
     let mut cmdline = caisson_vmm::COMMAND_LINE.to_owned();
     let (mut metrics, mut stop) = (false, false);
@@ -33,6 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             Some(("kernel", path)) => kernel = Some(File::open(path)?),
             Some(("initrd", path)) => initrd = Some(File::open(path)?),
             Some(("share", path)) => share = Some(File::open(path)?),
+            Some(("memory-in", directory)) => memory_file = Some(unnamed_file(directory)?),
             Some(("vcpus", number)) => vcpus = number.parse()?,
             Some(("memory", number)) => memory_mib = number.parse()?,
             _ if argument == "metrics" => metrics = true,
@@ -61,6 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             File::from(OwnedFd::from(ours)),
         ));
     }
+    files.extend(memory_file.map(|file| (FileRole::Memory, file)));
     let config = BootConfig {
         version: VERSION,
         vcpus,
@@ -158,6 +162,13 @@ fn spawn(program: &str, files: Vec<OwnedFd>) -> Result<Child, Box<dyn Error>> {
     // SAFETY: the process has only one thread, so the new one can do anything.
     unsafe { command.pre_exec(inherit) };
     Ok(command.spawn()?)
+}
+
+/// A file without a name in `directory`, which should be on a tmpfs.
+fn unnamed_file(directory: &str) -> std::io::Result<File> {
+    use rustix::fs::{CWD, Mode, OFlags, openat};
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    Ok(openat(CWD, directory, flags, Mode::RUSR | Mode::WUSR)?.into())
 }
 
 fn now() -> u64 {

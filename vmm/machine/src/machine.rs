@@ -168,11 +168,11 @@ impl Machine {
     ) -> Result<Self, BootError> {
         check(config)?;
         let mut files = Files::sort(&config.files, files)?;
-        // A file server maps the guest's memory too.
-        let backing = if files.servers.is_empty() {
-            Backing::Private
-        } else {
-            Backing::Shared
+        let backing = match files.memory.take() {
+            Some(file) => Backing::File(file),
+            // A file server maps the guest's memory too.
+            None if !files.servers.is_empty() => Backing::Shared,
+            None => Backing::Private,
         };
         let tail = Tail::default();
         let console =

@@ -30,13 +30,15 @@ pub(crate) const HIGH_RAM_START: u64 = 4 << 30;
 const HUGE_PAGE: usize = 2 << 20;
 
 /// Who else sees the guest's memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Backing {
     /// Only this process: private anonymous memory.
     Private,
     /// Also the processes that receive its file: a sealed memfd, mapped shared. Needed by
     /// vhost-user devices.
     Shared,
+    /// The same with a file that came from outside: an empty one on a tmpfs.
+    File(File),
 }
 
 /// Why guest memory could not be made.
@@ -53,6 +55,9 @@ pub(crate) enum MemoryError {
         /// What failed.
         source: io::Error,
     },
+    /// The file from outside is not what it should be.
+    #[error("the file for the guest's memory must be an empty one on a tmpfs: it {0}")]
+    BadFile(String),
     /// No address space for the mapping.
     #[error("cannot reserve {bytes} bytes of address space for guest memory: {source}")]
     Reserve {
@@ -92,6 +97,7 @@ impl GuestRam {
         let file = match backing {
             Backing::Private => None,
             Backing::Shared => Some(sealed_memfd(bytes)?),
+            Backing::File(file) => Some(sized(file, bytes)?),
         };
         let mut regions = Vec::new();
         let mut mappings = Vec::new();
@@ -156,6 +162,26 @@ fn sealed_memfd(bytes: u64) -> Result<File, MemoryError> {
         Ok(File::from(fd))
     };
     make().map_err(|source| MemoryError::File { bytes, source })
+}
+
+/// Gives an empty file of a tmpfs its size.
+fn sized(file: File, bytes: u64) -> Result<File, MemoryError> {
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    let failed = |source| MemoryError::File { bytes, source };
+    let metadata = file.metadata().map_err(failed)?;
+    let kind = rustix::fs::fstatfs(&file).map_err(|errno| failed(errno.into()))?;
+    if !metadata.is_file() || kind.f_type != TMPFS_MAGIC {
+        return Err(MemoryError::BadFile(format!(
+            "is on a file system of type {:#x}",
+            kind.f_type
+        )));
+    }
+    if metadata.len() != 0 {
+        let length = metadata.len();
+        return Err(MemoryError::BadFile(format!("has {length} bytes")));
+    }
+    file.set_len(bytes).map_err(failed)?;
+    Ok(file)
 }
 
 /// Mapped RAM: its pages are given back on drop, its address never.

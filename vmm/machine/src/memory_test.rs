@@ -89,3 +89,36 @@ fn dropping_it_gives_the_pages_back_and_leaves_no_dangling_address() {
         assert_eq!(clone.read_obj::<u64>(GuestAddress(0x1000)).unwrap(), 0);
     }
 }
+
+#[test]
+fn a_file_from_outside_becomes_the_ram() {
+    let file = std::fs::File::from(
+        rustix::fs::memfd_create("ram", rustix::fs::MemfdFlags::CLOEXEC).unwrap(),
+    );
+    let ram = GuestRam::new(64, Backing::File(file.try_clone().unwrap())).unwrap();
+    ram.write_slice(b"seen outside", GuestAddress(0x1000))
+        .unwrap();
+    let mut seen = [0; 12];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut seen, 0x1000).unwrap();
+    assert_eq!(&seen, b"seen outside");
+    assert_eq!(file.metadata().unwrap().len(), 64 * MIB);
+
+    let used = GuestRam::new(64, Backing::File(file));
+    assert!(matches!(used, Err(MemoryError::BadFile(_))), "not empty");
+}
+
+#[test]
+fn a_file_that_is_not_in_memory_is_refused() {
+    let null = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .unwrap();
+    let (pipe, _) = std::io::pipe().unwrap();
+    for file in [null, std::os::fd::OwnedFd::from(pipe).into()] {
+        assert!(matches!(
+            GuestRam::new(64, Backing::File(file)),
+            Err(MemoryError::BadFile(_))
+        ));
+    }
+}

@@ -44,6 +44,8 @@ pub(crate) struct Files {
     pub(crate) initrd: Option<File>,
     /// Where the console output goes.
     pub(crate) console: Option<File>,
+    /// What the guest's RAM is made of.
+    pub(crate) memory: Option<File>,
     /// Connected file servers with the tags under which the guest mounts them.
     pub(crate) servers: Vec<(String, OwnedFd)>,
 }
@@ -60,7 +62,8 @@ impl Files {
                 files: files.len(),
             });
         }
-        let (mut kvm, mut kernel, mut initrd, mut console) = (None, None, None, None);
+        let (mut kvm, mut kernel, mut initrd) = (None, None, None);
+        let (mut console, mut memory) = (None, None);
         let mut servers: Vec<(String, OwnedFd)> = Vec::new();
         for (role, file) in roles.iter().zip(files) {
             match role {
@@ -68,6 +71,7 @@ impl Files {
                 FileRole::Kernel => set(&mut kernel, file, "the kernel")?,
                 FileRole::Initrd => set(&mut initrd, file, "the initrd")?,
                 FileRole::Console => set(&mut console, file, "the console")?,
+                FileRole::Memory => set(&mut memory, file, "the memory")?,
                 FileRole::FileServer { tag } => {
                     if tag.is_empty() || tag.len() > MAX_TAG {
                         return Err(FilesError::Tag(tag.clone()));
@@ -84,6 +88,7 @@ impl Files {
             kernel: kernel.ok_or(FilesError::Missing("the kernel"))?.into(),
             initrd: initrd.map(File::from),
             console: console.map(File::from),
+            memory: memory.map(File::from),
             servers,
         })
     }

@@ -64,6 +64,7 @@ fn nothing_may_come_twice() {
         FileRole::Kernel,
         FileRole::Initrd,
         FileRole::Console,
+        FileRole::Memory,
     ] {
         let roles = [FileRole::Kvm, FileRole::Kernel, role.clone(), role];
         assert!(matches!(sort(&roles), Err(FilesError::Twice(_))));
