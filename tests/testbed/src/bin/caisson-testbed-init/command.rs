@@ -125,10 +125,12 @@ impl Streams {
         link: &mut Link,
     ) -> Result<u8> {
         loop {
+            // First what has arrived: the request may have brought the first input with it.
+            self.take_frames(link)?;
             self.feed(link)?;
             let ready = self.wait(heartbeat, processes, link)?;
-            if ready.link && link.fill()? {
-                self.take_frames(link)?;
+            if ready.link {
+                link.fill()?;
             }
             // Before the output is drained: what an ended command wrote is all in the pipe.
             let ended = processes.reap(pid)?;
