@@ -89,6 +89,7 @@ impl IoThread {
             .name("io".to_owned())
             .stack_size(STACK_SIZE)
             .spawn(move || {
+                let _alarm = Alarm(events.clone());
                 if let Err(error) = worker.run() {
                     events.fail(format!("io thread: {error}"));
                 }
@@ -130,6 +131,17 @@ impl DeviceRunner for IoThread {
             .as_ref()?
             .send(Command::Stop { place, reply });
         answer.recv().ok().flatten()
+    }
+}
+
+/// Ends the machine when the thread panics: devices that nobody runs would only hang.
+struct Alarm(EventSender);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail("the thread of the devices panicked".to_owned());
+        }
     }
 }
 

@@ -257,3 +257,21 @@ fn without_a_device_there_is_no_thread_and_nothing_to_stop() {
     assert_eq!(bench.io.statistics().len(), 1);
     assert!(bench.io.commands.lock().unwrap().is_none());
 }
+
+#[test]
+fn a_device_that_panics_ends_the_machine() {
+    let bench = Bench::new();
+    bench.start(Box::new(bench.device()));
+    let poisoned = Arc::clone(&bench.did);
+    let _ = std::thread::spawn(move || {
+        let _guard = poisoned.lock().unwrap();
+        panic!("so that the device's own lock() fails");
+    })
+    .join();
+    bench.kick.write(1).unwrap();
+    assert!(bench.io.stop(0).is_none());
+    assert!(matches!(
+        bench.events.exit_reason(),
+        Some(caisson_control::ExitReason::Failed { message }) if message.contains("devices")
+    ));
+}

@@ -37,7 +37,9 @@ pub(crate) enum Backing {
     /// Also the processes that receive its file: a sealed memfd, mapped shared. Needed by
     /// vhost-user devices.
     Shared,
-    /// The same with a file that came from outside: an empty one on a tmpfs.
+    /// The same with a file that came from outside: an empty one on a tmpfs. Such a file cannot
+    /// be sealed: another process that has it can truncate it and thereby end this one. Only the
+    /// file server of the same pod gets it.
     File(File),
 }
 

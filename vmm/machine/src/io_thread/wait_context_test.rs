@@ -1,3 +1,5 @@
+#![allow(unsafe_code)]
+
 use std::os::fd::AsRawFd;
 
 use vmm_sys_util::eventfd::EventFd;
@@ -69,23 +71,19 @@ fn a_watch_takes_the_place_of_the_one_before() {
 #[test]
 fn the_number_of_a_closed_descriptor_can_be_watched_again() {
     let mut wait = WaitContext::new().unwrap();
-    let first = EventFd::new(0).unwrap();
-    let number = first.as_raw_fd();
-    wait.add(&first, Token::Command).unwrap();
-    drop(first);
-    // The lowest free number is given out first; other tests may be quicker, then try again.
-    let second = std::iter::repeat_with(|| EventFd::new(1).unwrap())
-        .take(1)
-        .next()
-        .unwrap();
-    wait.add(&second, Token::Queue { place: 0, index: 0 })
-        .unwrap();
-    second.write(1).unwrap();
+    let event = EventFd::new(0).unwrap();
+    wait.add(&event, Token::Command).unwrap();
+    let fresh = EventFd::new(0).unwrap();
+    // Closes what `event` was and gives its number to `fresh` in one step, so that no other test
+    // can take the number in between.
+    // SAFETY: both descriptors are open, and `event` goes on to own its number.
+    let number = unsafe { libc::dup2(fresh.as_raw_fd(), event.as_raw_fd()) };
+    assert_eq!(number, event.as_raw_fd());
+
+    let token = Token::Queue { place: 0, index: 0 };
+    wait.add(&event, token).unwrap();
+    event.write(1).unwrap();
     let mut ready = Vec::new();
     wait.wait(&mut ready).unwrap();
-    assert_eq!(
-        ready,
-        [Token::Queue { place: 0, index: 0 }],
-        "number {number}"
-    );
+    assert_eq!(ready, [token]);
 }

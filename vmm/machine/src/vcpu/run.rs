@@ -142,8 +142,19 @@ struct Runner {
     exits: Arc<AtomicU64>,
 }
 
+/// A vCPU that is no longer run would only be missing in the guest, without a word.
+impl Drop for Runner {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let index = self.index;
+            self.events
+                .fail(format!("the thread of vcpu{index} panicked"));
+        }
+    }
+}
+
 impl Runner {
-    fn run(self, mut vcpu: Kickable) {
+    fn run(&self, mut vcpu: Kickable) {
         match self.enter_until_end(&mut vcpu) {
             End::Stopped => {}
             End::Shutdown => self.events.exit(ExitReason::Shutdown),
