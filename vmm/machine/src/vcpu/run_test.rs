@@ -25,7 +25,7 @@ use crate::pci::root::{ADDRESS_PORT, PciRoot};
 use crate::serial::SerialPort;
 use crate::vcpu::cpuid::Template;
 use crate::vcpu::{kick, registers};
-use crate::vm::Vm;
+use crate::vm::{Vm, VmError};
 
 /// Where the programs are.
 const START: u32 = 0x10_0000;
@@ -59,7 +59,21 @@ impl Bench {
         memory
             .write_slice(program, GuestAddress(START.into()))
             .unwrap();
-        let vm = Vm::new(kvm.into(), vcpus, Arc::clone(&memory), sender.clone()).unwrap();
+        let vm = match Vm::new(kvm.into(), vcpus, Arc::clone(&memory), sender.clone()) {
+            Ok(vm) => vm,
+            Err(
+                error @ (VmError::NotKvm(_)
+                | VmError::Missing(_)
+                | VmError::Call {
+                    what: "KVM_CREATE_VM",
+                    ..
+                }),
+            ) => {
+                eprintln!("skipped: /dev/kvm makes no machine: {error}");
+                return None;
+            }
+            Err(error) => panic!("{error}"),
+        };
         let template = Template::new(vm.supported_cpuid(), vcpus, vm.has_tsc_deadline());
         let all = (0..vcpus).map(|index| {
             let vcpu = vm.create_vcpu(index).unwrap();
