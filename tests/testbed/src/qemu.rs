@@ -110,6 +110,13 @@ impl Machine<'_> {
                 .arg(format!("nvdimm,id=nvdimm{index},memdev=disk{index}"));
             keep.push(file.into());
         }
+        // The first virtio device: the guest numbers its port by that.
+        command.args(["-device", "virtio-serial-pci,max_ports=2"]);
+        command
+            .arg("-chardev")
+            .arg(format!("socket,id=port,fd={}", theirs.as_raw_fd()));
+        command.args(["-device", "virtserialport,chardev=port,name=testbed"]);
+        keep.push(theirs.into());
         if let Some(share) = self.share {
             // A comma would end the option; QEMU takes a doubled one for a comma.
             let path = share.display().to_string().replace(',', ",,");
@@ -118,12 +125,6 @@ impl Machine<'_> {
             ));
             command.args(["-device", "virtio-9p-pci,fsdev=share,mount_tag=share"]);
         }
-        command.args(["-device", "virtio-serial-pci,max_ports=2"]);
-        command
-            .arg("-chardev")
-            .arg(format!("socket,id=port,fd={}", theirs.as_raw_fd()));
-        command.args(["-device", "virtserialport,chardev=port,name=testbed"]);
-        keep.push(theirs.into());
         Ok((Running::spawn(command, keep)?, ours))
     }
 

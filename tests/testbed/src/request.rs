@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// The directories of the second disk that init binds to the same places of the root.
 pub const INSTALLED_DIRECTORIES: &[&str] = &["/usr/local", "/opt"];
 
-/// The device node the guest's kernel gives the only virtio-serial port.
+/// The device node the guest's kernel gives port 1 of virtio device 0.
 pub const PORT_DEVICE: &str = "/dev/vport0p1";
 
 /// What one boot of the outer machine is for.

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::fs::{self, File};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -96,6 +97,14 @@ pub(crate) fn machine_file_systems() -> Result<()> {
         NOSUID_NODEV_NOEXEC,
         c"",
     )?;
+    for (name, target) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "/proc/self/fd/0"),
+        ("/dev/stdout", "/proc/self/fd/1"),
+        ("/dev/stderr", "/proc/self/fd/2"),
+    ] {
+        symlink(target, name).with_context(|| format!("linking {name}"))?;
+    }
     enable_controllers()?;
     fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("ip_forward")?;
     // CNI plugins and `mount --make-rshared` users expect what systemd sets.
