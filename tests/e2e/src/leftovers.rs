@@ -11,6 +11,14 @@ use std::time::{Duration, Instant};
 /// namespaces apart; in emulation that takes seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Directories that containerd makes for itself at its first container and keeps.
+const CONTAINERDS_OWN: [&str; 4] = [
+    "/run/containerd/fifo",
+    "/run/containerd/s",
+    "/run/containerd/io.containerd.runtime.v2.task",
+    "/run/containerd/io.containerd.runtime.v2.task/default",
+];
+
 /// The machine as it was when a test began. When it goes out of scope, the machine must look the
 /// same again: no process, mount, socket, network interface, cgroup or file under /run more.
 ///
@@ -114,7 +122,10 @@ fn children(kind: &str, directory: &Path, things: &mut BTreeSet<String>) {
 fn tree(kind: &str, directory: &Path, only_directories: bool, things: &mut BTreeSet<String>) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if is_directory || !only_directories {
+        let containerds = CONTAINERDS_OWN
+            .iter()
+            .any(|own| entry.path() == Path::new(own));
+        if (is_directory || !only_directories) && !containerds {
             things.insert(format!("{kind} {}", entry.path().display()));
         }
         if is_directory {
