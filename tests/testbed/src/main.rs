@@ -1,6 +1,7 @@
 //! `caisson-dev`: what the cargo aliases demo, verify, testbed and measure run.
 
 mod demo;
+mod measure;
 mod testbed_command;
 mod verify;
 
@@ -28,6 +29,15 @@ enum Tool {
     Demo,
     /// Run every check there is.
     Verify,
+    /// Time containers of Caisson and of runc in turns, and show where time and memory go.
+    Measure {
+        /// Rounds that count, after one that does not.
+        #[arg(long, default_value_t = 10)]
+        rounds: u32,
+        /// Count instructions instead of time: one nanosecond each, the same in every run.
+        #[arg(long)]
+        icount: bool,
+    },
     Testbed(testbed_command::TestbedArguments),
 }
 
@@ -45,6 +55,7 @@ fn run(tool: Tool) -> Result<ExitCode> {
     match tool {
         Tool::Demo => demo::run(),
         Tool::Verify => verify::run(&workspace_folder()?),
+        Tool::Measure { rounds, icount } => measure::run(&workspace_folder()?, rounds, icount),
         Tool::Testbed(arguments) => testbed_command::run(arguments),
     }
 }
