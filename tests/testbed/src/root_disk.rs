@@ -191,7 +191,7 @@ impl RootDisk<'_> {
             .arg("chroot")
             .arg(tree)
             .args(["/tmp/caisson-testbed-init", "import"]);
-        for (archive, namespace) in TestImages::imports() {
+        for (archive, namespace, _) in TestImages::imports() {
             command
                 .arg(format!("/tmp/archives/{archive}"))
                 .arg(namespace);

@@ -26,13 +26,13 @@ const DEBIAN_PACKAGES: &[&str] = &["perl", "python3-minimal"];
 /// Raised when this file changes what it makes.
 const VERSION: &str = "1";
 
-/// Which archive goes into which containerd namespace.
-const IMPORTS: &[(&str, &str)] = &[
-    ("busybox.tar", "default"),
-    ("debian.tar", "default"),
-    ("busybox.tar", "k8s.io"),
-    ("debian.tar", "k8s.io"),
-    ("pause.tar", "k8s.io"),
+/// Which archive goes into which containerd namespace, and the image's name there.
+const IMPORTS: &[(&str, &str, &str)] = &[
+    ("busybox.tar", "default", BUSYBOX_IMAGE),
+    ("debian.tar", "default", DEBIAN_IMAGE),
+    ("busybox.tar", "k8s.io", BUSYBOX_IMAGE),
+    ("debian.tar", "k8s.io", DEBIAN_IMAGE),
+    ("pause.tar", "k8s.io", PAUSE_IMAGE),
 ];
 
 /// A folder of image archives in the cache.
@@ -43,16 +43,20 @@ pub(crate) struct TestImages {
 }
 
 impl TestImages {
-    /// Finds or makes them; `root` is a Debian root with busybox-static.
-    pub(crate) fn prepare(cache: &Cache, mirror: &Mirror, root: &Path) -> Result<Self> {
-        let names = format!("{IMPORTS:?}");
-        let key = Key::of(&[VERSION, SUITE, &DEBIAN_PACKAGES.join(" "), &names]);
+    /// Finds or makes them; `busybox` is a static one.
+    pub(crate) fn prepare(cache: &Cache, mirror: &Mirror, busybox: &Path) -> Result<Self> {
+        let imports: Vec<_> = IMPORTS
+            .iter()
+            .map(|(file, space, _)| (file, space))
+            .collect();
+        let imports = format!("{imports:?}");
+        let key = Key::of(&[VERSION, SUITE, &DEBIAN_PACKAGES.join(" "), &imports]);
         let folder = cache.artefact("test-images", &key, |target| {
             fs::create_dir(target)?;
             let work = cache.scratch("test-images")?;
             progress::step("making the busybox image", || {
                 let layer = work.join("layer.tar");
-                busybox_layer(&root.join("usr/bin/busybox"), &work.join("busybox"), &layer)?;
+                busybox_layer(busybox, &work.join("busybox"), &layer)?;
                 pack(&work, BUSYBOX_IMAGE, &["sh"], &target.join("busybox.tar"))?;
                 // A pod's pause process only has to stay.
                 let pause = ["sleep", "2147483647"];
@@ -77,8 +81,8 @@ impl TestImages {
         &self.key
     }
 
-    /// What to import into which namespace.
-    pub(crate) fn imports() -> &'static [(&'static str, &'static str)] {
+    /// Archive, namespace and name of each import.
+    pub(crate) fn imports() -> &'static [(&'static str, &'static str, &'static str)] {
         IMPORTS
     }
 }

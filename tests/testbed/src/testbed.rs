@@ -102,7 +102,7 @@ impl Testbed {
         let vmlinux = kernel.vmlinux();
         let acceleration = acceleration::choose(&cache, &vmlinux, &initramfs, options.machine)?;
         let root = Root::prepare(&cache, &mirror, options.containerd)?;
-        let images = TestImages::prepare(&cache, &mirror, root.folder())?;
+        let images = TestImages::prepare(&cache, &mirror, &root.folder().join("usr/bin/busybox"))?;
         let root_disk = RootDisk {
             version: options.containerd,
             root: &root,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use caisson_testbed::{
-    Command, ContainerdVersion, MachineOptions, Options, Stdin, Testbed, clean, progress,
+    Command, ContainerdVersion, Local, MachineOptions, Options, Stdin, Testbed, clean, progress,
 };
 use clap::Args;
 
@@ -29,6 +29,9 @@ pub(crate) struct TestbedArguments {
     /// Count instructions instead of time: one nanosecond each, the same in every run.
     #[arg(long)]
     icount: bool,
+    /// Use this machine instead of an outer one: installs Caisson and the images on it.
+    #[arg(long, conflicts_with_all = ["containerd", "cpus", "memory", "icount"])]
+    local: bool,
     /// Leave Caisson out: containerd, runc and crun only.
     #[arg(long)]
     bare: bool,
@@ -70,6 +73,10 @@ pub(crate) fn run(arguments: TestbedArguments) -> Result<ExitCode> {
     if command.arguments.is_empty() {
         command.arguments.push("bash".into());
     }
-    let status = Testbed::prepare(&options)?.run(&command)?;
+    let status = if arguments.local {
+        Local::prepare(&options)?.run(&command)?
+    } else {
+        Testbed::prepare(&options)?.run(&command)?
+    };
     Ok(ExitCode::from(status.code()))
 }
