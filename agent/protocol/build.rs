@@ -12,7 +12,9 @@ fn main() -> io::Result<()> {
         .include("proto")
         .rust_protobuf()
         .rust_protobuf_customize(
-            ttrpc_codegen::ProtobufCustomize::default().gen_mod_rs(false).generate_getter(false),
+            ttrpc_codegen::ProtobufCustomize::default()
+                .gen_mod_rs(false)
+                .generate_getter(false),
         )
         .customize(ttrpc_codegen::Customize {
             async_all: true,

@@ -13,7 +13,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::machine::{HostFiles, Machine};
 use crate::{
-    Config, ErrorKind, SandboxError, SandboxOptions, connection, guest_memory, guest_text, kernel_check,
+    Config, ErrorKind, SandboxError, SandboxOptions, connection, guest_memory, guest_text,
+    kernel_check,
 };
 
 /// A start takes a tenth of a second on hardware and ten to thirty times as long in an emulated

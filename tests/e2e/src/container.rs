@@ -58,6 +58,20 @@ impl Container {
         Ctr::new(&words).finish()
     }
 
+    /// `ctr task delete`: the exit code with which the task ended, which must not be 0.
+    ///
+    /// # Panics
+    /// Panics when the task cannot be deleted or ended well.
+    #[must_use]
+    #[track_caller]
+    pub fn exit_code_at_delete(&self) -> i32 {
+        let deleted = self.task("delete", &[]).ok();
+        // ctr says it in a warning: … level=warning msg="task ID exit with non-zero exit code 137"
+        let code = deleted.stderr.rsplit("exit code ").next();
+        code.and_then(|code| code.trim().trim_end_matches('"').parse().ok())
+            .unwrap_or_else(|| panic!("no exit code in: {}", deleted.stderr))
+    }
+
     /// The state `ctr task ls` shows, for example `RUNNING`.
     ///
     /// # Panics

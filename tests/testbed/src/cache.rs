@@ -148,23 +148,41 @@ impl Cache {
         self.root.join(format!("{name}-{}", key.as_str()))
     }
 
+    /// Whether any version of this artefact is there.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn has_any(&self, name: &str) -> Result<bool> {
+        Ok(!self.versions(name)?.is_empty())
+    }
+
     fn remove_earlier(&self, name: &str, key: &Key) -> Result<()> {
-        for entry in fs::read_dir(&self.root)? {
-            let entry = entry?;
-            let file = entry.file_name();
-            let earlier = file
-                .to_str()
-                .and_then(|file| file.strip_prefix(name)?.strip_prefix('-'))
-                .is_some_and(|rest| {
-                    rest.len() == KEY_LENGTH
-                        && rest.bytes().all(|b| b.is_ascii_hexdigit())
-                        && rest != key.as_str()
-                });
-            if earlier {
-                remove(&entry.path())?;
+        let kept = self.finished(name, key);
+        for path in self.versions(name)? {
+            if path != kept {
+                remove(&path)?;
             }
         }
         Ok(())
+    }
+
+    /// Everything of this name, whatever its key.
+    fn versions(&self, name: &str) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let file = entry.file_name();
+            let is_one = file
+                .to_str()
+                .and_then(|file| file.strip_prefix(name)?.strip_prefix('-'))
+                .is_some_and(|rest| {
+                    rest.len() == KEY_LENGTH && rest.bytes().all(|b| b.is_ascii_hexdigit())
+                });
+            if is_one {
+                found.push(entry.path());
+            }
+        }
+        Ok(found)
     }
 }
 

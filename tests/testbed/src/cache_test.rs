@@ -28,6 +28,8 @@ fn an_artefact_is_made_once_and_replaces_its_earlier_version() {
     assert_eq!(make("one", "not made again"), first);
     assert_eq!(fs::read_to_string(&first).unwrap(), "first");
     let second = make("two", "second");
+    assert!(cache.has_any("root").unwrap());
+    assert!(!cache.has_any("disk").unwrap());
     assert!(!first.exists(), "the earlier version is removed");
     assert_eq!(fs::read_to_string(second).unwrap(), "second");
     assert!(other.exists(), "an artefact with a longer name stays");

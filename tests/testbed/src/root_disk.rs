@@ -107,6 +107,11 @@ pub(crate) struct RootDisk<'a> {
 }
 
 impl RootDisk<'_> {
+    /// What its artefacts are called.
+    pub(crate) fn name(version: ContainerdVersion) -> String {
+        format!("disk-{version}")
+    }
+
     /// Finds or makes the disk.
     pub(crate) fn prepare(&self, cache: &Cache) -> Result<PathBuf> {
         let config = self.version.config();
@@ -119,7 +124,7 @@ impl RootDisk<'_> {
             DISK_VERSION.as_bytes(),
             &SIZE.to_le_bytes(),
         ]);
-        cache.artefact(&format!("disk-{}", self.version), &key, |target| {
+        cache.artefact(&Self::name(self.version), &key, |target| {
             let text = format!("importing the test images into containerd {}", self.version);
             let work = cache.scratch("disk")?;
             let tree = work.join("root");

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::acceleration;
 use crate::apt_source::Mirror;
@@ -26,8 +26,8 @@ use crate::test_image::TestImages;
 use crate::workspace;
 
 /// Space that a first run with one containerd version needs in the cache, in bytes: the root twice
-/// (once on its way to the disk), the images twice, the kernel, and the guest image's build.
-const SPACE: u64 = 6 << 30;
+/// (its files and the disk), the images twice (archives and store), the kernel, and room to work.
+const SPACE: u64 = 3 << 30;
 
 /// The machine beats every five seconds once its kernel runs; a kernel starts in seconds, or in a
 /// minute where two processors are shared by many.
@@ -94,8 +94,9 @@ impl Testbed {
             files.extend(install::caisson()?);
         }
         let cache = Cache::open()?;
-        if !cache.path().join(STATE_FILE).exists() {
-            disk::require_space(cache.path(), SPACE, "the testbed")?;
+        if !cache.has_any(&RootDisk::name(options.containerd))? {
+            let purpose = format!("a testbed with containerd {}", options.containerd);
+            disk::require_space(cache.path(), SPACE, &purpose)?;
         }
         let kernel = OuterKernel::prepare(&cache, &mirror)?;
         let initramfs = kernel.initramfs(&cache, &init)?;
@@ -111,7 +112,6 @@ impl Testbed {
             init: &init,
         }
         .prepare(&cache)?;
-        std::fs::write(cache.path().join(STATE_FILE), "").context("marking the cache")?;
         let installed = install::disk(&files, &work_folder()?)?;
         Ok(Self {
             kernel: vmlinux,
@@ -158,7 +158,8 @@ impl Testbed {
     }
 
     fn converse(&self, command: &Command, terminal: bool, sink: Sink<'_>) -> Result<ExitStatus> {
-        let share = command.share.as_deref().map(shared_folder).transpose()?;
+        let share = command.share.as_deref().map(Path::canonicalize).transpose();
+        let share = share.context("the shared folder cannot be found")?;
         let mut environment = command.environment.clone();
         if let Some(term) = std::env::var("TERM").ok().filter(|_| terminal) {
             environment.push(("TERM".into(), term));
@@ -201,9 +202,6 @@ impl Testbed {
     }
 }
 
-/// Present once a first run has succeeded: later runs need little space.
-const STATE_FILE: &str = "prepared-once";
-
 /// Where things made of this checkout go.
 fn work_folder() -> Result<PathBuf> {
     Ok(workspace::folder()?.join("target/testbed"))
@@ -217,16 +215,6 @@ pub fn clean() -> Result<[PathBuf; 2]> {
     let work = work_folder()?;
     cache::remove(&work)?;
     Ok([cache::clean()?, work])
-}
-
-fn shared_folder(path: &Path) -> Result<PathBuf> {
-    let folder = path
-        .canonicalize()
-        .with_context(|| format!("--share {}: there is no such folder", path.display()))?;
-    if !folder.is_dir() {
-        bail!("--share {}: this is not a folder", path.display());
-    }
-    Ok(folder)
 }
 
 /// The init of the outer machine: linked statically, since nothing else is there when it starts.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use caisson_testbed::{
     Command, ContainerdVersion, Local, MachineOptions, Options, Stdin, Testbed, clean, progress,
 };
@@ -53,6 +53,9 @@ pub(crate) fn run(arguments: TestbedArguments) -> Result<ExitCode> {
             progress::line(&format!("removed {}", folder.display()));
         }
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(share) = arguments.share.as_ref().filter(|share| !share.is_dir()) {
+        bail!("--share {}: there is no such folder", share.display());
     }
     let options = Options {
         containerd: arguments.containerd,

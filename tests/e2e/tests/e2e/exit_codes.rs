@@ -23,9 +23,7 @@ fn an_init_process_killed_by_a_signal_reports_128_and_the_signal() {
     let _machine = CleanMachine::watch();
     let container = Container::start(BUSYBOX, "killed", &["sleep", "1000"]);
     let _ = container.task("kill", &["--signal", "9"]).ok();
-    // `ctr task delete` ends with the task's exit code.
-    let deleted = container.task("delete", &[]);
-    assert_eq!(deleted.code, 137, "{}", deleted.stderr);
+    assert_eq!(container.exit_code_at_delete(), 137);
 }
 
 #[test]

@@ -131,8 +131,7 @@ fn a_killed_virtual_machine_ends_its_task_and_can_be_removed() {
         kill(container.host_pid());
         assert_eq!(waiter.join().unwrap().code, 137);
     });
-    let deleted = container.task("delete", &[]);
-    assert_eq!(deleted.code, 137, "{}", deleted.stderr);
+    assert_eq!(container.exit_code_at_delete(), 137);
 }
 
 #[test]

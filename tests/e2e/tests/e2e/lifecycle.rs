@@ -14,7 +14,7 @@ fn a_trap_sees_the_signal_that_is_sent() {
         .finish()
         .ok();
     let _ = container.task("kill", &["--signal", "15"]).ok();
-    assert_eq!(container.task("delete", &[]).code, 33);
+    assert_eq!(container.exit_code_at_delete(), 33);
 }
 
 #[test]
@@ -71,12 +71,6 @@ fn a_memory_limit_is_enforced_by_the_guests_cgroup() {
         "limit",
         &["sleep", "1000"],
     );
-    let limit = container
-        .exec(&["cat", "/sys/fs/cgroup/memory.max"])
-        .finish()
-        .ok()
-        .text();
-    assert_eq!(limit, "33554432");
     // tail keeps what it reads until the line ends, and /dev/zero has no line end.
     let hog = container.exec(&["sh", "-c", "tail /dev/zero"]).finish();
     assert_eq!(hog.code, 137, "{}", hog.stderr);
