@@ -28,7 +28,6 @@ pub const FOR_BUILDING: &[&str] = &[
     "libcap-ng-dev",
     "libelf-dev",
     "libseccomp-dev",
-    "libssl-dev",
     "xz-utils",
 ];
 

@@ -182,7 +182,8 @@ impl Machine<'_> {
 }
 
 impl Running {
-    fn spawn(mut command: Command, keep: Vec<OwnedFd>) -> Result<Self> {
+    /// Runs `command`, which inherits `keep`.
+    pub(crate) fn spawn(mut command: Command, keep: Vec<OwnedFd>) -> Result<Self> {
         child::tied_to_us(&mut command, keep);
         let mut child = command
             .stdin(Stdio::null())

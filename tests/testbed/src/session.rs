@@ -107,7 +107,12 @@ impl Session<'_> {
                     Err(error) => return Err(error).context("writing the command's output"),
                 }
             }
-            match self.link.read(&mut buffer) {
+            let count = match self.link.read(&mut buffer) {
+                // It had not read everything we sent.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(0),
+                other => other,
+            };
+            match count {
                 Ok(0) => bail!(
                     "the outer machine stopped before the command ended. Its console ends:\n{}",
                     self.machine.last_words()
@@ -117,10 +122,6 @@ impl Session<'_> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => bail!(
                     "the outer machine hangs: it has said nothing for {} s. Its console ends:\n{}",
                     self.patience.unwrap_or_default().as_secs(),
-                    self.machine.last_words()
-                ),
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => bail!(
-                    "the outer machine broke off. Its console ends:\n{}",
                     self.machine.last_words()
                 ),
                 Err(error) => return Err(error).context("reading from the outer machine"),
@@ -262,3 +263,7 @@ fn handle_signals(signals: &SignalFd, link: &mut UnixStream, shared: &Shared) ->
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "session_test.rs"]
+mod tests;
