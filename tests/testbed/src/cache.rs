@@ -186,17 +186,22 @@ impl Cache {
     }
 }
 
-/// Removes the whole cache folder.
+/// Removes the whole cache folder, once no other run is building in it.
 ///
 /// # Errors
-/// When it is in use by another run, or those of the file system.
+/// Those of the file system.
 pub(crate) fn clean() -> Result<PathBuf> {
     let root = location()?;
+    clean_at(&root)?;
+    Ok(root)
+}
+
+fn clean_at(root: &Path) -> Result<()> {
     if root.exists() {
-        let cache = Cache::at(root.clone())?;
+        let cache = Cache::at(root.to_path_buf())?;
         remove(cache.path())?;
     }
-    Ok(root)
+    Ok(())
 }
 
 /// Removes a file or a whole folder; nothing there is fine.

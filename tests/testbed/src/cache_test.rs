@@ -1,6 +1,6 @@
 use std::fs;
 
-use super::{Cache, Key};
+use super::{Cache, Key, clean_at};
 
 #[test]
 fn keys_tell_inputs_and_their_boundaries_apart() {
@@ -50,4 +50,18 @@ fn a_build_that_fails_leaves_nothing() {
         .map(|entry| entry.unwrap().file_name())
         .collect();
     assert_eq!(names, ["lock"]);
+}
+
+#[test]
+fn cleaning_removes_everything_and_may_be_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("cache");
+    let cache = Cache::at(root.clone()).unwrap();
+    let make = |path: &std::path::Path| Ok(fs::create_dir_all(path.join("deep/down"))?);
+    cache.artefact("root", &Key::of(&["x"]), make).unwrap();
+    drop(cache);
+    clean_at(&root).unwrap();
+    assert!(!root.exists());
+    clean_at(&root).unwrap();
+    assert!(!root.exists(), "cleaning makes no folder");
 }
