@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
+use rustix::fs::{Mode, OFlags, open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
@@ -30,13 +31,9 @@ impl Terminal {
         unlockpt(&master).expect("a terminal can be made");
         set_size(master.as_fd(), rows, columns);
         let name = ptsname(&master, Vec::new()).expect("a terminal has a name");
-        let name = name.into_string().expect("its name is ASCII");
-        let slave: OwnedFd = File::options()
-            .read(true)
-            .write(true)
-            .open(name)
-            .expect("a terminal opens")
-            .into();
+        // Without NOCTTY it would become this process's controlling terminal, and its end our own.
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let slave: OwnedFd = open(name, flags, Mode::empty()).expect("a terminal opens");
         let mut command = Command::new(program);
         command
             .args(args)
