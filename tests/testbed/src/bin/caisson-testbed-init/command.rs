@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use caisson_testbed::{Frame, Run};
@@ -124,6 +125,8 @@ impl Streams {
         processes: &Processes,
         link: &mut Link,
     ) -> Result<u8> {
+        // Orphans end all the time and wake us: silence is measured by the clock, not by the wait.
+        let mut beaten = Instant::now();
         loop {
             // First what has arrived: the request may have brought the first input with it.
             self.take_frames(link)?;
@@ -134,8 +137,9 @@ impl Streams {
             }
             // Before the output is drained: what an ended command wrote is all in the pipe.
             let ended = processes.reap(pid)?;
-            if ready.nothing {
+            if heartbeat && beaten.elapsed().as_secs() >= HEARTBEAT.tv_sec.unsigned_abs() {
                 link.send(&Frame::Alive)?;
+                beaten = Instant::now();
             }
             if let Some(status) = ended {
                 // What it left running may write for ever: stop after more than a pipe can hold.
@@ -161,10 +165,8 @@ impl Streams {
         if let Some(input) = self.input.as_ref().filter(|_| !self.pending.is_empty()) {
             waiting.push(PollFd::new(input, PollFlags::OUT));
         }
-        let timeout = heartbeat.then_some(&HEARTBEAT);
-        let count = poll(&mut waiting, timeout).context("poll")?;
+        poll(&mut waiting, heartbeat.then_some(&HEARTBEAT)).context("poll")?;
         Ok(Ready {
-            nothing: count == 0,
             link: waiting.first().is_some_and(|fd| !fd.revents().is_empty()),
         })
     }
@@ -242,7 +244,6 @@ impl Streams {
 
 /// What a wait ended with.
 struct Ready {
-    nothing: bool,
     link: bool,
 }
 

@@ -15,7 +15,7 @@ use crate::processes::Processes;
 
 const LOG: &str = "/var/log/containerd.log";
 
-/// Seconds between two signs of life while nothing else is sent.
+/// Time between two signs of life.
 pub(crate) const HEARTBEAT: Timespec = Timespec {
     tv_sec: 5,
     tv_nsec: 0,
