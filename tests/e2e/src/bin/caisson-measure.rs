@@ -154,7 +154,8 @@ fn pss(pid: i32) -> (u64, u64) {
             .split_once(' ')
             .is_some_and(|(range, _)| range.contains('-'))
         {
-            in_guest = line.contains("memfd:");
+            // Only the guest's memory is mapped shared and writable.
+            in_guest = line.contains(" rw-s ");
         }
     }
     (guest, own)
