@@ -78,15 +78,7 @@ impl Container {
     /// Panics when the task is not listed.
     #[must_use]
     pub fn state(&self) -> String {
-        let list = Ctr::new(&["task", "ls"]).finish().ok().text();
-        let line = list
-            .lines()
-            .find(|line| line.split_whitespace().next() == Some(&self.id));
-        let line = line.unwrap_or_else(|| panic!("no task {} in:\n{list}", self.id));
-        line.split_whitespace()
-            .nth(2)
-            .expect("ctr prints three columns")
-            .to_owned()
+        self.listed(2)
     }
 
     /// The host process containerd knows as the task.
@@ -95,12 +87,21 @@ impl Container {
     /// Panics when the task is not listed.
     #[must_use]
     pub fn host_pid(&self) -> i32 {
+        let pid = self.listed(1);
+        pid.parse()
+            .unwrap_or_else(|_| panic!("the pid of task {} is {pid:?}", self.id))
+    }
+
+    /// A column of this task's line in `ctr task ls`: id, pid, state.
+    #[track_caller]
+    fn listed(&self, column: usize) -> String {
         let list = Ctr::new(&["task", "ls"]).finish().ok().text();
         let line = list
             .lines()
             .find(|line| line.split_whitespace().next() == Some(&self.id));
-        line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
-            .unwrap_or_else(|| panic!("no pid of task {} in:\n{list}", self.id))
+        let line = line.unwrap_or_else(|| panic!("no task {} in:\n{list}", self.id));
+        let word = line.split_whitespace().nth(column);
+        word.expect("ctr prints three columns").to_owned()
     }
 }
 

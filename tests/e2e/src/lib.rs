@@ -12,12 +12,14 @@
 mod container;
 mod ctr;
 mod leftovers;
+mod process;
 mod settings;
 mod terminal;
 
 pub use container::Container;
 pub use ctr::{Ctr, Finished, RUNTIME};
 pub use leftovers::CleanMachine;
+pub use process::parent_of;
 pub use settings::Settings;
 pub use terminal::Terminal;
 

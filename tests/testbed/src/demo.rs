@@ -1,10 +1,11 @@
 //! `cargo demo`: the main job, shown once.
 
-use std::env;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use caisson_testbed::packages;
+
+use crate::testbed_command::{again, passed_on};
 
 /// What runs in the testbed.
 const SCRIPT: &str = include_str!("demo.sh");
@@ -15,12 +16,7 @@ const SCRIPT: &str = include_str!("demo.sh");
 /// Fails when a package, the workspace or the testbed cannot be had.
 pub(crate) fn run() -> Result<ExitCode> {
     packages::install_missing()?;
-    let status = Command::new(env::current_exe().context("cannot find this program")?)
-        .args(["testbed", "--", "sh", "-c", SCRIPT])
-        .status()
-        .context("cannot run the testbed")?;
-    Ok(status
-        .code()
-        .and_then(|code| u8::try_from(code).ok())
-        .map_or(ExitCode::FAILURE, Into::into))
+    let mut testbed = again()?;
+    testbed.args(["--", "sh", "-c", SCRIPT]);
+    passed_on(testbed)
 }

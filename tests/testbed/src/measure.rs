@@ -1,12 +1,14 @@
 //! `cargo measure`: Caisson beside runc, in one run of the testbed.
 
-use std::env;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use caisson_testbed::packages;
+
+use crate::testbed_command::{again, passed_on};
+use crate::verify::cargo;
 
 /// Builds the benchmark and runs `rounds` rounds of it in the testbed, with `counted` on a clock
 /// that counts instructions instead of time.
@@ -23,10 +25,7 @@ pub(crate) fn run(workspace: &Path, rounds: u32, counted: bool) -> Result<ExitCo
         "--bin",
         "caisson-measure",
     ];
-    let status = Command::new("cargo")
-        .args(build)
-        .status()
-        .context("cannot run cargo")?;
+    let status = cargo(&build).status().context("cannot run cargo")?;
     if !status.success() {
         bail!("the benchmark does not build");
     }
@@ -35,18 +34,11 @@ pub(crate) fn run(workspace: &Path, rounds: u32, counted: bool) -> Result<ExitCo
     let staged = share.join("caisson-measure");
     fs::copy(workspace.join("target/release/caisson-measure"), &staged)
         .with_context(|| format!("cannot write {}", staged.display()))?;
-    let mut command = Command::new(env::current_exe().context("cannot find this program")?);
-    command
-        .arg("testbed")
+    let mut testbed = again()?;
+    testbed
         .args(counted.then_some("--icount"))
         .arg("--share")
         .arg(share);
-    let status = command
-        .args(["--", "/share/caisson-measure", &rounds.to_string()])
-        .status()
-        .context("cannot run the testbed")?;
-    Ok(status
-        .code()
-        .and_then(|code| u8::try_from(code).ok())
-        .map_or(ExitCode::FAILURE, Into::into))
+    testbed.args(["--", "/share/caisson-measure", &rounds.to_string()]);
+    passed_on(testbed)
 }

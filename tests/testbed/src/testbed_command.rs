@@ -1,9 +1,10 @@
 //! `cargo testbed`: a command where containerd is up and Caisson is installed.
 
+use std::env;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use caisson_testbed::{
     Command, ContainerdVersion, Local, MachineOptions, Options, Stdin, Testbed, clean, progress,
 };
@@ -41,6 +42,27 @@ pub(crate) struct TestbedArguments {
     /// Program and arguments.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
+}
+
+/// `cargo testbed`, for the other tools to add arguments to.
+///
+/// # Errors
+/// When this program cannot find itself.
+pub(crate) fn again() -> Result<process::Command> {
+    let program = env::current_exe().context("cannot find this program")?;
+    let mut command = process::Command::new(program);
+    command.arg("testbed");
+    Ok(command)
+}
+
+/// Runs what [`again`] began to its end and passes its exit status on.
+///
+/// # Errors
+/// When it cannot be started.
+pub(crate) fn passed_on(mut testbed: process::Command) -> Result<ExitCode> {
+    let status = testbed.status().context("cannot run the testbed")?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 /// Does what the arguments say.

@@ -9,6 +9,8 @@ use std::{env, fs, io};
 use anyhow::{Context, Result, bail};
 use caisson_testbed::{Tally, packages};
 
+use crate::testbed_command::again;
+
 /// Versions of containerd the end-to-end tests run with, and which of the tests: all with the one
 /// most people have, the smoke tests with the others.
 const VERSIONS: [(&str, &str); 3] = [("1.7", ""), ("1.6", "smoke::"), ("2", "smoke::")];
@@ -96,9 +98,9 @@ fn built_tests(package: &str) -> Result<PathBuf> {
 }
 
 fn end_to_end(containerd: &str, share: &Path, filter: &str) -> Result<Command> {
-    let mut command = Command::new(env::current_exe().context("cannot find this program")?);
+    let mut command = again()?;
     command
-        .args(["testbed", "--containerd", containerd, "--share"])
+        .args(["--containerd", containerd, "--share"])
         .arg(share);
     command.args(["--", "/share/e2e", "--ignored", "--test-threads=1"]);
     command.args(Some(filter).filter(|filter| !filter.is_empty()));
@@ -140,7 +142,8 @@ fn tests(mut command: Command, tally: &mut Tally) -> Result<bool> {
         .success())
 }
 
-fn cargo<S: AsRef<OsStr>>(args: &[S]) -> Command {
+/// A call of cargo, the one that runs us if one does.
+pub(crate) fn cargo<S: AsRef<OsStr>>(args: &[S]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args);
     command

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use caisson_e2e::{BUSYBOX, Container, Ctr, RUNTIME};
+use caisson_e2e::{BUSYBOX, Container, Ctr, RUNTIME, parent_of};
 
 const RUNC: &str = "io.containerd.runc.v2";
 
@@ -159,16 +159,6 @@ fn pss(pid: i32) -> (u64, u64) {
         }
     }
     (guest, own)
-}
-
-fn parent_of(pid: i32) -> i32 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    let parent = after_name
-        .split_whitespace()
-        .nth(1)
-        .and_then(|parent| parent.parse().ok());
-    parent.expect("every process has a parent")
 }
 
 fn children_of(pid: i32) -> Vec<i32> {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use caisson_e2e::{BUSYBOX, CleanMachine, Container, Ctr, RUNTIME, Settings};
+use caisson_e2e::{BUSYBOX, CleanMachine, Container, Ctr, RUNTIME, Settings, parent_of};
 use rustix::process::{Pid, Signal, kill_process};
 
 const KERNEL: &str = "/usr/local/share/caisson/vmlinux";
@@ -168,18 +168,6 @@ fn failure(args: &[&str]) -> String {
 
 fn kill(pid: i32) {
     kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
-}
-
-fn parent_of(pid: i32) -> i32 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    stat.rsplit(')')
-        .next()
-        .unwrap()
-        .split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse()
-        .unwrap()
 }
 
 /// A file that is out of sight while this value lives.
