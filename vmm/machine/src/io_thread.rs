@@ -80,6 +80,7 @@ impl IoThread {
         let wait = WaitContext::new()?;
         wait.add(&wake, Token::Command)?;
         let worker = Worker {
+            alarm: Alarm(self.events.clone()),
             slots: Slots::new(&self.kinds, self.events.clone(), wait),
             commands: receiver,
             wake: Arc::clone(&wake),
@@ -89,7 +90,6 @@ impl IoThread {
             .name("io".to_owned())
             .stack_size(STACK_SIZE)
             .spawn(move || {
-                let _alarm = Alarm(events.clone());
                 if let Err(error) = worker.run() {
                     events.fail(format!("io thread: {error}"));
                 }
@@ -147,6 +147,10 @@ impl Drop for Alarm {
 
 /// What runs on the thread.
 struct Worker {
+    /// First, and so dropped first: whoever waits for a reply learns that the thread is gone when
+    /// `commands` is dropped, and must then find the reason reported.
+    #[expect(dead_code, reason = "there for its drop")]
+    alarm: Alarm,
     slots: Slots,
     commands: Receiver<Command>,
     wake: Arc<EventFd>,
