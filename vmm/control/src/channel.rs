@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 /// Largest message in bytes. A command line and a console tail fit many times over.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 /// Most files that may travel with one message.
-pub const MAX_FILES: usize = 16;
+pub const MAX_FILES: usize = 64;
 
 /// Why a message could not be sent or received.
 #[derive(Debug, thiserror::Error)]

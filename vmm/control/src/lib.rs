@@ -10,13 +10,20 @@
 //! same number; [`Event`]s come unasked. When the shim's end closes, the VMM exits.
 
 mod channel;
+mod device;
 mod message;
+mod metrics;
 
 pub use channel::{Channel, ChannelError, MAX_FILES, MAX_MESSAGE};
-pub use message::{
-    BootConfig, DeviceStatistics, Event, Exit, ExitReason, FileRole, FromVmm, Metrics, Phase,
-    RefusalKind, Reply, Request, ToVmm, VERSION,
+pub use device::{
+    DeviceConfig, DiskConfig, FileServerConfig, Limits, MAX_DISK_ID, MAX_QUEUES, MAX_TAG,
+    NetConfig, Rate,
 };
+pub use message::{
+    BootConfig, Event, Exit, ExitReason, FileRole, FromVmm, Phase, RefusalKind, Reply, Request,
+    ToVmm, VERSION,
+};
+pub use metrics::{DeviceStatistics, MemoryStatistics, Metrics};
 
 /// The descriptor number at which the VMM finds its end of the control socketpair.
 pub const CONTROL_FD: i32 = 3;

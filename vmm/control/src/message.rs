@@ -2,9 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::DeviceConfig;
+use crate::metrics::Metrics;
+
 /// Version of this protocol. The shim and the VMM are installed together, so a difference means a
 /// half-finished installation and is refused.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A numbered request from the shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +23,8 @@ pub struct ToVmm {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// Build the machine and run it. Must be the first request and may come only once.
-    /// The message carries one file for each entry of [`BootConfig::files`], in that order.
+    /// The message carries one file for each entry of [`BootConfig::files`], in that order, then
+    /// those of [`BootConfig::devices`].
     Boot(BootConfig),
     /// Open a vsock connection to `port` in the guest. The message carries one end of a connected
     /// stream socket, which becomes the host's end of that connection. Answered by
@@ -29,7 +33,41 @@ pub enum Request {
         /// Port on which the guest listens.
         port: u32,
     },
-    /// Report counters of the vCPUs and the devices.
+    /// Stop the vCPUs between two instructions and the devices after the requests in flight.
+    /// Nothing is lost; the guest's clock goes on. Pausing a paused machine changes nothing.
+    Pause,
+    /// Go on after a pause. Resuming a running machine changes nothing.
+    Resume,
+    /// Put a device on the bus. The message carries its files. The guest sees it when its agent
+    /// scans the bus. Answered by [`Reply::Plugged`].
+    Plug(DeviceConfig),
+    /// Take the device in this slot off the bus; one that came with [`Request::Plug`] or
+    /// [`BootConfig::devices`]. The guest's agent removes it first, or its driver loses it.
+    Unplug {
+        /// Its slot, from [`Reply::Plugged`] or, for those that were there from the start,
+        /// [`Reply::Booted`].
+        slot: u8,
+    },
+    /// Make vCPUs so that there are at least `count`, at most [`BootConfig::max_vcpus`]. The
+    /// guest's agent brings them online. A vCPU that the guest takes offline stays and sleeps.
+    SetVcpus {
+        /// How many there shall be.
+        count: u8,
+    },
+    /// Ask the guest to plug this much memory beyond what it was booted with, or to unplug down to
+    /// it; rounded up to 2 MiB, at most [`BootConfig::hotplug_memory_mib`]. The guest follows as far
+    /// as it can; [`Request::Metrics`] tells how far it has come.
+    SetHotplugMemory {
+        /// How much, in MiB.
+        mib: u32,
+    },
+    /// Ask the guest to give this much memory back through its balloon. It takes memory back by
+    /// itself when it would otherwise have to kill a process ([`Event::MemoryPressure`]).
+    SetBalloon {
+        /// How much the balloon shall hold, in MiB; less than the memory of the machine.
+        mib: u32,
+    },
+    /// Report counters of the vCPUs, the memory and the devices.
     Metrics,
     /// Stop the vCPUs and the devices and exit with [`ExitReason::Stopped`].
     Stop,
@@ -41,16 +79,23 @@ pub enum Request {
 pub struct BootConfig {
     /// Must be [`VERSION`].
     pub version: u32,
-    /// Number of vCPUs, 1 to 32.
+    /// Number of vCPUs at first, 1 to 32.
     pub vcpus: u8,
+    /// Number of vCPUs that there can be later, `vcpus` to 32. The guest is told of all of them:
+    /// its command line must say `maxcpus=` with the number at first.
+    pub max_vcpus: u8,
     /// Guest memory in MiB, 64 or more.
     pub memory_mib: u32,
+    /// Most memory that can be plugged later, in MiB; a multiple of 128, 0 for none.
+    pub hotplug_memory_mib: u32,
     /// Kernel command line. The VMM appends nothing to it.
     pub cmdline: String,
     /// vsock context id of the guest, 3 or more.
     pub guest_cid: u32,
     /// What each file that came with the message is, in order.
     pub files: Vec<FileRole>,
+    /// Devices beside those that every machine has. Their files follow the others.
+    pub devices: Vec<DeviceConfig>,
 }
 
 /// What a file that arrives with [`Request::Boot`] is used for.
@@ -71,11 +116,6 @@ pub enum FileRole {
     /// to share the RAM; but only on a tmpfs mounted with `huge=advise` does the kernel back it
     /// with huge pages, whatever the host's setting for memfds, and that halves the time to boot.
     Memory,
-    /// A connected vhost-user socket of a file server, shown to the guest as a virtio-fs device.
-    FileServer {
-        /// The mount tag the guest sees, 1 to 36 bytes (virtio 1.3 §5.11.4).
-        tag: String,
-    },
 }
 
 /// What the VMM says: the reply to a request, or an event.
@@ -98,9 +138,19 @@ pub enum FromVmm {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Reply {
     /// The machine runs.
-    Booted,
+    Booted {
+        /// The slots of [`BootConfig::devices`], in order.
+        slots: Vec<u8>,
+    },
     /// The guest accepted the connection.
     Connected,
+    /// The device is on the bus.
+    Plugged {
+        /// Its slot: the guest finds it as `0000:00:SLOT.0`.
+        slot: u8,
+    },
+    /// What was asked is done: the machine is paused, resumed, a device is off the bus.
+    Done,
     /// Counters.
     Metrics(Metrics),
     /// The machine is stopped; an [`Event::Exit`] follows.
@@ -157,6 +207,11 @@ pub enum Event {
         /// What was wrong.
         message: String,
     },
+    /// The guest, short of memory, took some back from its balloon.
+    MemoryPressure {
+        /// What the balloon holds now, in MiB.
+        balloon_mib: u32,
+    },
     /// The machine is gone. The last message; the process exits after it.
     Exit(Exit),
 }
@@ -198,24 +253,4 @@ pub enum ExitReason {
         /// What happened.
         message: String,
     },
-}
-
-/// Counters since the start of the machine.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Metrics {
-    /// Exits from guest mode to the VMM (not those KVM handled in the kernel), one entry per vCPU.
-    pub vcpu_exits: Vec<u64>,
-    /// Devices in the order in which they sit on the bus.
-    pub devices: Vec<DeviceStatistics>,
-}
-
-/// Counters of one device.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceStatistics {
-    /// The device, for example `vsock`.
-    pub device: String,
-    /// Descriptor chains completed.
-    pub requests: u64,
-    /// Times the device stopped because of a fault.
-    pub faults: u64,
 }

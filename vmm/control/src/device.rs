@@ -1,0 +1,102 @@
+//! The devices a shim can put into a machine, at boot or while it runs.
+
+use serde::{Deserialize, Serialize};
+
+/// Longest id of a disk in bytes (virtio 1.3 §5.2.6.1).
+pub const MAX_DISK_ID: usize = 20;
+/// Longest tag of a file server in bytes (virtio 1.3 §5.11.4).
+pub const MAX_TAG: usize = 36;
+/// Most queues of a disk and most queue pairs of a network interface.
+pub const MAX_QUEUES: u8 = 8;
+
+/// A device that is made of files of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum DeviceConfig {
+    /// A disk.
+    Disk(DiskConfig),
+    /// A network interface.
+    Net(NetConfig),
+    /// A directory, served by another process.
+    FileServer(FileServerConfig),
+}
+
+impl DeviceConfig {
+    /// How many files come with it, in the order in which they are used.
+    #[must_use]
+    pub fn file_count(&self) -> usize {
+        match self {
+            Self::Disk(_) | Self::FileServer(_) => 1,
+            Self::Net(net) => usize::from(net.queue_pairs),
+        }
+    }
+}
+
+/// A disk. Its file is a regular file or a block device that holds the raw contents; the format is
+/// never guessed. It must be open for writing unless the disk is read-only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskConfig {
+    /// What the guest reads as the serial number: 1 to [`MAX_DISK_ID`] printable ASCII characters.
+    pub id: String,
+    /// Refuse every write, whatever the driver thinks.
+    pub read_only: bool,
+    /// Go past the host's page cache; the file must then be opened with `O_DIRECT`.
+    #[serde(default)]
+    pub direct: bool,
+    /// Number of queues, 1 to [`MAX_QUEUES`].
+    pub queues: u8,
+    /// Limits on all requests together.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// A network interface. Its files are the queues of one tap, each opened with `IFF_VNET_HDR` and,
+/// when there are several, `IFF_MULTI_QUEUE`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetConfig {
+    /// The guest's hardware address; not a multicast one.
+    pub mac: [u8; 6],
+    /// Largest packet without the Ethernet header, 68 to 65535; the driver decides without it.
+    pub mtu: Option<u16>,
+    /// Number of queue pairs, 1 to [`MAX_QUEUES`].
+    pub queue_pairs: u8,
+    /// Limits on what the guest receives.
+    #[serde(default)]
+    pub receive: Limits,
+    /// Limits on what the guest sends.
+    #[serde(default)]
+    pub transmit: Limits,
+}
+
+/// A directory that a file server shows to the guest as a virtio-fs device. Its file is a connected
+/// vhost-user socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileServerConfig {
+    /// The mount tag the guest sees, 1 to [`MAX_TAG`] bytes without NUL.
+    pub tag: String,
+}
+
+/// Rate limits; none unless set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes of data.
+    #[serde(default)]
+    pub bytes: Option<Rate>,
+    /// Requests of a disk, packets of a network interface.
+    #[serde(default)]
+    pub operations: Option<Rate>,
+}
+
+/// A token bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    /// What is allowed in the long run, 1 or more per second.
+    pub per_second: u64,
+    /// What may be used at once after a pause, 1 or more.
+    pub burst: u64,
+}
