@@ -16,6 +16,8 @@ mod disk;
 mod engine;
 mod request;
 mod running;
+#[cfg(test)]
+mod sample;
 mod task;
 mod vectors;
 

@@ -124,6 +124,20 @@ impl Vectors {
         }
     }
 
+    /// The first bytes, at most `count`.
+    #[cfg(test)]
+    pub(super) fn front(&self, count: usize) -> Self {
+        let mut left = count.min(self.left);
+        let total = left;
+        let mut list = Vec::new();
+        for vector in &self.list {
+            let iov_len = vector.iov_len.min(left);
+            list.push(libc::iovec { iov_len, ..*vector });
+            left -= iov_len;
+        }
+        Self { list, left: total }
+    }
+
     /// The list as the kernel takes it; it stays where it is until this is changed or dropped.
     pub(super) fn raw(&self) -> (*const libc::iovec, u32) {
         // A chain has at most 1024 buffers, which is also what the kernel takes at most.
