@@ -207,7 +207,7 @@ impl Bench {
     fn turn(&mut self) -> Result<(), DeviceFault> {
         let watches = self.device().watches();
         let kicks: Vec<_> = self.drivers.iter().map(|d| Arc::clone(&d.kick)).collect();
-        let kicked = kicks.iter().map(|kick| kick.as_raw_fd());
+        let kicked = kicks.iter().map(AsRawFd::as_raw_fd);
         let fds: Vec<RawFd> = kicked.chain(watches.iter().map(|watch| watch.fd)).collect();
         let epoll = Epoll::new().unwrap();
         for (index, fd) in fds.iter().enumerate() {

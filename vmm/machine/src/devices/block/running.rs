@@ -27,6 +27,8 @@ const TURN_BYTES: u64 = 4 << 20;
 pub(super) struct RunningBlock {
     device: Block,
     lanes: Vec<Option<Lane>>,
+    /// The queue that is come back to first, another one each time.
+    first: usize,
     /// The requests in flight.
     tasks: BTreeMap<Tag, Task>,
     /// Made on the first request that needs it.
@@ -66,6 +68,7 @@ impl RunningBlock {
         Self {
             device,
             lanes: activation.queues.into_iter().map(lane).collect(),
+            first: 0,
             tasks: BTreeMap::new(),
             engine: None,
             engine_is_new: false,
@@ -255,7 +258,9 @@ impl RunningBlock {
 
     /// Comes back to the queues that were left for this reason.
     fn release(&mut self, reason: Held) {
-        for lane in self.lanes.iter_mut().flatten() {
+        self.first = (self.first + 1) % self.lanes.len().max(1);
+        let (later, sooner) = self.lanes.split_at_mut(self.first);
+        for lane in sooner.iter_mut().chain(later).flatten() {
             if lane.held == Some(reason) {
                 lane.held = None;
                 lane.ring();

@@ -1,6 +1,6 @@
 //! What becomes of requests.
 
-use super::test_engines::{clumsy, recorded, recorder};
+use super::test_engines::{clumsy, no_clearing, recorded, recorder};
 use super::*;
 
 const OK: u8 = 0;
@@ -383,4 +383,46 @@ fn more_requests_than_can_be_in_flight_are_served_all_the_same() {
         }
         assert_eq!(bench.device().counters().requests, 240);
     }
+}
+
+#[test]
+fn past_the_page_cache_blocks_are_read_and_written() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 20).unwrap();
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(libc::O_DIRECT);
+    let direct = match options.open(file.path()) {
+        Ok(direct) => direct,
+        Err(error) => return eprintln!("skipped: no O_DIRECT in the temporary directory: {error}"),
+    };
+    let config = DiskConfig {
+        direct: true,
+        ..config()
+    };
+    for engine in engines() {
+        let mut bench = Bench::with(engine, &config, direct.try_clone().unwrap(), FLUSH);
+        let data: Vec<u8> = (0..8192).map(|at| (at / 7) as u8).collect();
+        assert_eq!(bench.request((kind::OUT, 8), &data, 0), (OK, 1));
+        assert_eq!(bench.request((kind::IN, 8), &[], 8192), (OK, 8193));
+        assert_eq!(bench.in_memory(ROOM, 8192), data);
+        // Seen through the page cache.
+        let mut seen = vec![0; 8192];
+        file.as_file().read_exact_at(&mut seen, 4096).unwrap();
+        assert_eq!(seen, data);
+        // Zeroes that have to be written come from aligned memory too.
+        let zeroes = range(8, 8, 0);
+        assert_eq!(bench.request((kind::WRITE_ZEROES, 0), &zeroes, 0).0, OK);
+        assert_eq!(bench.request((kind::IN, 8), &[], 4096).0, OK);
+        assert_eq!(bench.in_memory(ROOM, 4096), [0; 4096]);
+    }
+    let mut bench = Bench::with(no_clearing, &config, direct, FLUSH);
+    assert_eq!(bench.request((kind::OUT, 8), &[1; 8192], 0).0, OK);
+    assert_eq!(
+        bench.request((kind::WRITE_ZEROES, 0), &range(8, 8, 0), 0).0,
+        OK
+    );
+    assert_eq!(bench.request((kind::IN, 8), &[], 8192).0, OK);
+    assert_eq!(bench.in_memory(ROOM, 4096), [0; 4096]);
+    assert_eq!(bench.in_memory(ROOM + 4096, 4096), [1; 4096]);
 }

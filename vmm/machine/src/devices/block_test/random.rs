@@ -3,7 +3,8 @@
 use super::*;
 use crate::devices::block::sample::{Dice, Expected, Sample};
 
-const ROUNDS: u64 = 1500;
+const ROUNDS: u64 = 600;
+const SECTORS: u64 = 200;
 
 #[test]
 fn every_request_has_the_outcome_that_the_specification_wants() {

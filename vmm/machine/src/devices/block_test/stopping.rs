@@ -34,7 +34,7 @@ fn it_goes_on_where_it_stopped() {
         for round in 0..16 {
             for n in 0..16 {
                 let place = round * 16 + n;
-                let data = [place as u8 + 1; 512];
+                let data = [place as u8 ^ 0x5a; 512];
                 heads.push((
                     bench.ask(0, place % 64, (kind::OUT, place), &data, 0),
                     place,
@@ -51,7 +51,7 @@ fn it_goes_on_where_it_stopped() {
             }
         }
         for place in 0..256u64 {
-            assert_eq!(bench.on_disk(place, 512), [place as u8 + 1; 512][..]);
+            assert_eq!(bench.on_disk(place, 512), [place as u8 ^ 0x5a; 512][..]);
         }
         let counters = bench.device().counters();
         assert_eq!(
@@ -108,4 +108,21 @@ fn the_ring_is_made_on_the_first_request() {
     bench.answer(0, head).unwrap();
     bench.ask(0, 0, (kind::IN, 0), &[], 512);
     assert_eq!(bench.device().on_queue(0).unwrap(), Interest::Same);
+}
+
+#[test]
+fn a_queue_that_the_driver_left_alone_is_left_alone() {
+    let config = DiskConfig {
+        queues: 3,
+        ..config()
+    };
+    let device = Block::with_engine(&config, contents(512).into(), plain).unwrap();
+    let driver = MockDriver::new(&guest_ram(), 0x1000, 16);
+    let queues = vec![Some(driver.queue(0).unwrap()), None];
+    let device = Box::new(device).activate(activation(FLUSH, &driver.memory, queues));
+    let mut device = device.map_err(|(_, fault)| fault).unwrap();
+    for queue in 0..4 {
+        assert_eq!(device.on_queue(queue).unwrap(), Interest::Same);
+    }
+    assert_eq!(device.stop().positions.len(), 1);
 }
