@@ -4,10 +4,14 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
-use caisson_control::{BootConfig, FileRole, RefusalKind, VERSION};
+use caisson_control::{
+    BootConfig, DeviceConfig, DiskConfig, FileRole, Limits, RefusalKind, VERSION,
+};
 
-use super::{BootError, Machine};
+use super::{BootError, Machine, devices};
 use crate::boot::test_kernel::test_kernel;
+use crate::memory::{Backing, GuestRam};
+use crate::virtio::device::DeviceKind;
 
 fn config() -> BootConfig {
     BootConfig {
@@ -118,4 +122,36 @@ fn a_console_that_cannot_be_written_is_refused() {
     );
     assert_eq!(error.kind(), RefusalKind::Invalid);
     assert!(error.to_string().contains("console"), "{error}");
+}
+
+#[test]
+fn a_disk_is_made_of_a_file_that_fits() {
+    let disk = DeviceConfig::Disk(DiskConfig {
+        id: "data".to_owned(),
+        read_only: false,
+        direct: false,
+        queues: 1,
+        limits: Limits::default(),
+    });
+    let memory = GuestRam::new(64, Backing::Private).unwrap();
+    let make = |files: Vec<OwnedFd>| devices::make(&disk, &mut files.into(), &memory);
+    let device = make(vec![file(&[0; 1024])]);
+    assert_eq!(
+        device.map(|device| device.kind()).unwrap(),
+        DeviceKind::Block
+    );
+    for (files, kind, words) in [
+        (vec![], RefusalKind::Invalid, "needs 1 files and 0 came"),
+        (
+            vec![file(&[0; 1000])],
+            RefusalKind::Device,
+            "disk \"data\": its file has 1000 bytes",
+        ),
+    ] {
+        let Err(error) = make(files) else {
+            panic!("{words}")
+        };
+        assert_eq!(error.kind(), kind);
+        assert!(error.to_string().contains(words), "{error}");
+    }
 }
