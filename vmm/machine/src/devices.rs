@@ -1,5 +1,8 @@
 //! The virtio devices.
 
+pub(crate) mod balloon;
+pub(crate) mod console;
 pub(crate) mod fs;
+pub(crate) mod memory;
 pub(crate) mod rng;
 pub(crate) mod vsock;
