@@ -334,7 +334,10 @@ impl Machine {
             boot_mib,
             plugged_mib,
             // The driver can write any number.
-            balloon_mib: self.balloon.held().min(boot_mib.saturating_add(plugged_mib)),
+            balloon_mib: self
+                .balloon
+                .held()
+                .min(boot_mib.saturating_add(plugged_mib)),
         };
         Metrics {
             vcpu_exits: self.vcpus.exits(),

@@ -199,7 +199,10 @@ fn only_whole_pages_of_guest_memory_can_be_discarded() {
         u64::MAX - 2 * PAGE + 1..u64::MAX - PAGE + 1,
     ] {
         assert!(
-            matches!(ram.discard(range.clone()), Err(DiscardError::Outside { .. })),
+            matches!(
+                ram.discard(range.clone()),
+                Err(DiscardError::Outside { .. })
+            ),
             "{range:x?}"
         );
     }

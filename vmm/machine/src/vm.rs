@@ -348,3 +348,7 @@ impl Doorbells for Vm {
         self.check("KVM_IOEVENTFD", result);
     }
 }
+
+#[cfg(test)]
+#[path = "vm_test.rs"]
+mod tests;
