@@ -20,6 +20,7 @@ fn config() -> BootConfig {
         max_vcpus: 1,
         memory_mib: 64,
         hotplug_memory_mib: 0,
+        virtio_console: false,
         cmdline: "quiet".to_owned(),
         guest_cid: 3,
         files: vec![FileRole::Kvm, FileRole::Kernel],
@@ -50,13 +51,17 @@ fn build(config: &BootConfig, files: Vec<OwnedFd>) -> BootError {
 #[test]
 fn what_is_out_of_range_is_refused_by_value() {
     type Change = fn(&mut BootConfig);
-    let wrong: [(Change, &str); 9] = [
+    let wrong: [(Change, &str); 10] = [
         (|config| config.version = 99, "99"),
         (|config| config.vcpus = 0, "0 vCPUs"),
         (|config| config.vcpus = 33, "33 vCPUs"),
         (|config| config.max_vcpus = 0, "at most 0 vCPUs"),
         (|config| config.max_vcpus = 33, "1 to 32"),
         (|config| config.memory_mib = 63, "63 MiB"),
+        (
+            |config| config.hotplug_memory_mib = 100,
+            "100 MiB of hot-plug memory: it must be a multiple of 128",
+        ),
         (|config| config.guest_cid = 2, "id 2"),
         (|config| config.cmdline = "x".repeat(2048), "2048"),
         (
@@ -154,4 +159,86 @@ fn a_disk_is_made_of_a_file_that_fits() {
         assert_eq!(error.kind(), kind);
         assert!(error.to_string().contains(words), "{error}");
     }
+}
+
+/// A machine that does not run; `None` without KVM.
+fn machine(config: &BootConfig) -> Option<Machine> {
+    let kvm = match File::options().read(true).write(true).open("/dev/kvm") {
+        Ok(kvm) => kvm,
+        Err(error) => {
+            eprintln!("skipped: /dev/kvm cannot be opened: {error}");
+            return None;
+        }
+    };
+    let (sender, _receiver) = crate::events::channel().unwrap();
+    match Machine::build(
+        config,
+        vec![kvm.into(), file(&test_kernel(&[0xf4]))],
+        &sender,
+    ) {
+        Ok(machine) => Some(machine),
+        Err(error) if error.kind() == RefusalKind::Kvm => {
+            eprintln!("skipped: /dev/kvm makes no machine: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn names(machine: &Machine) -> Vec<String> {
+    let devices = machine.metrics().devices.into_iter();
+    devices.map(|device| device.device).collect()
+}
+
+#[test]
+fn every_machine_has_a_balloon_that_cannot_take_everything() {
+    let Some(machine) = machine(&config()) else {
+        return;
+    };
+    assert_eq!(names(&machine), ["vsock", "rng", "balloon"]);
+    machine.set_balloon(63).unwrap();
+    machine.set_balloon(0).unwrap();
+    for mib in [64, 65, u32::MAX] {
+        let error = machine.set_balloon(mib).unwrap_err();
+        assert_eq!(error.kind(), RefusalKind::Invalid);
+        let text = error.to_string();
+        assert!(text.contains(&format!("{mib} MiB: it must be")), "{text}");
+    }
+    assert_eq!(machine.metrics().memory.balloon_mib, 0);
+}
+
+#[test]
+fn memory_is_plugged_only_into_a_machine_made_for_it() {
+    let mut config = config();
+    let Some(without) = machine(&config) else {
+        return;
+    };
+    for mib in [0, 128] {
+        let error = without.set_hotplug_memory(mib).unwrap_err();
+        assert_eq!(error.kind(), RefusalKind::Invalid);
+        assert!(error.to_string().contains("hotplug_memory_mib"), "{error}");
+    }
+    config.hotplug_memory_mib = 256;
+    let machine = machine(&config).unwrap();
+    assert_eq!(names(&machine), ["vsock", "rng", "balloon", "memory"]);
+    for mib in [0, 1, 256] {
+        machine.set_hotplug_memory(mib).unwrap();
+    }
+    for mib in [257, u32::MAX] {
+        let error = machine.set_hotplug_memory(mib).unwrap_err();
+        assert_eq!(error.kind(), RefusalKind::Invalid);
+        assert!(error.to_string().contains("at most 256"), "{error}");
+    }
+    let memory = machine.metrics().memory;
+    assert_eq!((memory.boot_mib, memory.plugged_mib), (64, 0));
+}
+
+#[test]
+fn the_console_device_is_there_if_asked_for() {
+    let mut config = config();
+    config.virtio_console = true;
+    let Some(machine) = machine(&config) else {
+        return;
+    };
+    assert_eq!(names(&machine), ["vsock", "rng", "balloon", "console"]);
 }
