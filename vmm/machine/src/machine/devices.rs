@@ -9,6 +9,7 @@ use vm_memory::GuestMemoryBackend;
 use vm_memory::GuestMemoryRegion;
 
 use crate::devices::fs::{FileSystem, FileSystemError};
+use crate::devices::net::{Net, NetError};
 use crate::memory::GuestRam;
 use crate::virtio::device::Device;
 
@@ -40,6 +41,14 @@ pub(crate) enum DeviceError {
          file server at boot"
     )]
     PrivateMemory(String),
+    /// A network interface cannot be made.
+    #[error("{name}: {source}")]
+    Net {
+        /// What it is called.
+        name: String,
+        /// What was wrong.
+        source: NetError,
+    },
     /// The kind of device is not there yet.
     #[error("{0} cannot be made yet")]
     NotYet(String),
@@ -52,6 +61,7 @@ impl DeviceError {
             Self::Files { .. } | Self::NameTaken(_) | Self::PrivateMemory(_) => {
                 RefusalKind::Invalid
             }
+            Self::Net { source, .. } => source.kind(),
             Self::FileServer { .. } | Self::NotYet(_) => RefusalKind::Device,
         }
     }
@@ -85,7 +95,18 @@ pub(super) fn make(
                 }),
             }
         }
-        DeviceConfig::Disk(_) | DeviceConfig::Net(_) => Err(DeviceError::NotYet(name(config))),
+        DeviceConfig::Net(net) => {
+            let taps = files.drain(..config.file_count().min(files.len()));
+            let taps = taps.collect();
+            match Net::new(net, taps) {
+                Ok(device) => Ok(Box::new(device)),
+                Err(source) => Err(DeviceError::Net {
+                    name: name(config),
+                    source,
+                }),
+            }
+        }
+        DeviceConfig::Disk(_) => Err(DeviceError::NotYet(name(config))),
     }
 }
 

@@ -130,6 +130,8 @@ pub(crate) struct Counters {
     pub(crate) bytes_to_guest: u64,
     /// Times it paused because of a rate limit.
     pub(crate) throttled: u64,
+    /// Packets it lost.
+    pub(crate) dropped: u64,
 }
 
 /// Where a stopped queue stood.
