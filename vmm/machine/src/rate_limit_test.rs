@@ -1,3 +1,4 @@
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use caisson_control::{Limits, Rate};
@@ -76,6 +77,7 @@ fn the_timer_tells_when_to_ask_again() {
     limiter.charge(5, 0);
     assert!(!limiter.may_pass());
     assert_eq!(limiter.throttled(), 1);
+    assert_eq!(limiter.timer(), limiter.timer.as_raw_fd());
     let timer = &limiter.timer;
     let mut fds = [rustix::event::PollFd::new(
         timer,

@@ -87,10 +87,9 @@ impl SharedConfig {
         };
         let mut content = self.content();
         let mut changed = false;
-        for (position, value) in (offset..).zip(data) {
-            if writable.range.contains(&position)
-                && let Some(byte) = content.bytes.get_mut(position)
-            {
+        let places = content.bytes.iter_mut().enumerate().skip(offset);
+        for ((position, byte), value) in places.zip(data) {
+            if writable.range.contains(&position) {
                 *byte = *value;
                 changed = true;
             }
