@@ -185,17 +185,17 @@ impl Net {
     fn set_offloads(&self, guest_offloads: u64) -> Result<(), DeviceFault> {
         let offloads = features::tap_offloads(guest_offloads);
         match self.links.first() {
-            Some(link) => link
+            Some(link) if !self.link_lost => link
                 .set_offloads(offloads)
                 .map_err(host("setting the offloads of the tap")),
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 
     /// Uses the first `count` queue pairs. No packet may come for the others (virtio 1.3
     /// §5.1.6.5.5), so the tap must not send any there.
     fn set_active_pairs(&mut self, count: usize) -> Result<(), DeviceFault> {
-        if self.links.len() > 1 {
+        if self.links.len() > 1 && !self.link_lost {
             let links = self.links.iter().zip(&mut self.attached).enumerate();
             for (pair, (link, attached)) in links {
                 let wanted = pair < count;

@@ -219,8 +219,8 @@ impl Receiver {
         Ok(Outcome::Waits)
     }
 
-    /// Copies a packet that waited into the buffers. If they are still too few after a
-    /// notification of the driver, it is lost: the next ones must not wait behind it for ever.
+    /// Copies a packet that waited into the buffers. If they are too few a second time, it is lost:
+    /// the next ones must not wait behind it for ever.
     fn deliver(&mut self, waiting: Waiting) -> Result<Outcome, QueueError> {
         let Waiting { packet, tried } = waiting;
         if packet.len() > self.room {
@@ -292,7 +292,3 @@ fn failure(error: &io::Error) -> Outcome {
         _ => Outcome::Lost,
     }
 }
-
-#[cfg(test)]
-#[path = "receive_test.rs"]
-mod tests;

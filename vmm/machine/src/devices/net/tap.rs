@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use libc::{
-    IFF_ATTACH_QUEUE, IFF_DETACH_QUEUE, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_TAP, IFF_VNET_HDR,
-    TUNGETIFF, TUNSETOFFLOAD, TUNSETQUEUE, TUNSETVNETHDRSZ,
+    IFF_ATTACH_QUEUE, IFF_DETACH_QUEUE, IFF_MULTI_QUEUE, IFF_TAP, IFF_VNET_HDR, TUNGETIFF,
+    TUNSETOFFLOAD, TUNSETQUEUE, TUNSETVNETHDRSZ,
 };
 use rustix::fs::OFlags;
 
@@ -82,9 +82,10 @@ impl Tap {
     /// See [`TapError`].
     pub(super) fn new(file: OwnedFd, multi_queue: bool) -> Result<Self, TapError> {
         let (name, flags) = interface(file.as_fd()).map_err(TapError::NoTap)?;
+        // Whether IFF_NO_PI is set cannot be known: the kernel uses its bit for IFF_NOFILTER in the
+        // answer. Without it four bytes are in front of every packet, which hurts nobody else.
         let needed = [
             (IFF_TAP, "IFF_TAP", true),
-            (IFF_NO_PI, "IFF_NO_PI", true),
             (IFF_VNET_HDR, "IFF_VNET_HDR", true),
             (IFF_MULTI_QUEUE, "IFF_MULTI_QUEUE", multi_queue),
         ];
@@ -201,4 +202,4 @@ fn checked(result: libc::c_int) -> io::Result<()> {
 
 #[cfg(test)]
 #[path = "tap_test.rs"]
-mod tests;
+pub(super) mod tests;

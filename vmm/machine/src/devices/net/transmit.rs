@@ -119,7 +119,3 @@ fn send(chain: &Chain, link: &dyn Link) -> Result<io::Result<usize>, QueueError>
     let slices = reader.slices(length)?;
     Ok(iovec::write(link.fd(), &slices).map(|_| length - HEADER_SIZE))
 }
-
-#[cfg(test)]
-#[path = "transmit_test.rs"]
-mod tests;
