@@ -201,7 +201,7 @@ impl Receiver {
         if (HEADER_SIZE..=room).contains(&length) {
             return self.complete(length);
         }
-        if !self.mergeable || length < HEADER_SIZE || length > MAX_PACKET {
+        if !self.mergeable || !(HEADER_SIZE..=MAX_PACKET).contains(&length) {
             return Ok(Outcome::Dropped);
         }
         let mut packet = vec![0; length];

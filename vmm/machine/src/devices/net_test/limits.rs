@@ -2,11 +2,11 @@ use caisson_control::{Limits, NetConfig, Rate};
 
 use super::{MRG_RXBUF, Rig, config, packet};
 
-/// Three packets at once, then one every few milliseconds.
+/// Three packets at once, then one every 20 ms.
 fn packets() -> Limits {
     Limits {
         operations: Some(Rate {
-            per_second: 500,
+            per_second: 50,
             burst: 3,
         }),
         bytes: None,
@@ -18,7 +18,7 @@ fn bytes() -> Limits {
     Limits {
         operations: None,
         bytes: Some(Rate {
-            per_second: 50_000,
+            per_second: 5_000,
             burst: 288,
         }),
     }
