@@ -57,3 +57,7 @@ fn repeat(mut call: impl FnMut() -> isize) -> io::Result<usize> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "iovec_test.rs"]
+mod tests;
