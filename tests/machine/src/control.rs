@@ -185,3 +185,7 @@ impl Messages {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "control_test.rs"]
+mod tests;

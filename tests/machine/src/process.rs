@@ -84,3 +84,7 @@ pub(crate) fn wait(child: &mut Child) -> Result<ExitStatus, String> {
     }
     child.wait().map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+#[path = "process_test.rs"]
+mod tests;
