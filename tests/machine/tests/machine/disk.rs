@@ -55,7 +55,8 @@ fn what_is_discarded_takes_no_space_on_the_host() {
 
     machine.shell(&format!("blkdiscard --offset 0 --length 8M {path}"));
     let half = disk.allocated();
-    assert!(half + 8 * MIB <= full, "{full} bytes before, {half} after");
+    // But for what the file system needs to remember the hole.
+    assert!(half + 7 * MIB <= full, "{full} bytes before, {half} after");
     machine.shell(&format!(
         "blkdiscard --zeroout {path}; cmp -n 32M {path} /dev/zero"
     ));
