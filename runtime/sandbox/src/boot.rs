@@ -4,7 +4,9 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use caisson_control::{BootConfig, FileRole, RefusalKind, Reply, Request};
+use caisson_control::{
+    BootConfig, DeviceConfig, FileRole, FileServerConfig, RefusalKind, Reply, Request,
+};
 use caisson_protocol::{Hello, MAX_HELLO, SHARED_TAG};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -58,20 +60,8 @@ pub(crate) async fn boot(
     file_server: OwnedFd,
     console: Option<OwnedFd>,
 ) -> Result<(), SandboxError> {
-    let mut roles = vec![
-        FileRole::Kvm,
-        FileRole::Kernel,
-        FileRole::Initrd,
-        FileRole::FileServer {
-            tag: SHARED_TAG.into(),
-        },
-    ];
-    let mut files: Vec<OwnedFd> = vec![
-        host.kvm.into(),
-        host.kernel.into(),
-        host.initrd.into(),
-        file_server,
-    ];
+    let mut roles = vec![FileRole::Kvm, FileRole::Kernel, FileRole::Initrd];
+    let mut files: Vec<OwnedFd> = vec![host.kvm.into(), host.kernel.into(), host.initrd.into()];
     if let Some(memory) = guest_memory::file(options.memory_mib) {
         roles.push(FileRole::Memory);
         files.push(memory);
@@ -80,13 +70,21 @@ pub(crate) async fn boot(
         roles.push(FileRole::Console);
         files.push(console);
     }
+    // The files of the devices come last.
+    files.push(file_server);
+    let devices = vec![DeviceConfig::FileServer(FileServerConfig {
+        tag: SHARED_TAG.into(),
+    })];
     let request = Request::Boot(BootConfig {
         version: caisson_control::VERSION,
         vcpus: options.vcpus,
+        max_vcpus: options.vcpus,
         memory_mib: options.memory_mib,
+        hotplug_memory_mib: 0,
         cmdline: command_line(config),
         guest_cid: GUEST_CID,
         files: roles,
+        devices,
     });
     let reply = tokio::time::timeout(START, machine.ask(request, files))
         .await
@@ -100,7 +98,7 @@ pub(crate) async fn boot(
             )
         })??;
     match reply {
-        Reply::Booted => Ok(()),
+        Reply::Booted { .. } => Ok(()),
         Reply::Refused { kind, message } => Err(refused(config, kind, &message)),
         reply => Err(connection::unexpected(machine, &reply).await),
     }

@@ -77,7 +77,9 @@ async fn ask(
 /// The VMM answered something else than was asked; it is not to be trusted any more.
 pub(crate) async fn unexpected(machine: &Machine, reply: &Reply) -> SandboxError {
     let kind = match reply {
-        Reply::Booted => "booted",
+        Reply::Booted { .. } => "booted",
+        Reply::Plugged { .. } => "plugged",
+        Reply::Done => "done",
         Reply::Connected => "connected",
         Reply::Metrics(_) => "metrics",
         Reply::Stopped => "stopped",

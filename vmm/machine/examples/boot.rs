@@ -20,8 +20,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
 use caisson_control::{
-    BootConfig, CONTROL_FD, Channel, ChannelError, Event, FileRole, FromVmm, Reply, Request, ToVmm,
-    VERSION,
+    BootConfig, CONTROL_FD, Channel, ChannelError, DeviceConfig, Event, FileRole, FileServerConfig,
+    FromVmm, Reply, Request, ToVmm, VERSION,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -54,33 +54,36 @@ fn main() -> Result<(), Box<dyn Error>> {
         (FileRole::Console, console),
     ];
     files.extend(initrd.map(|file| (FileRole::Initrd, file)));
+    let (mut devices, mut device_files) = (Vec::new(), Vec::new());
     let mut server = None;
     if let Some(directory) = share {
         let (ours, theirs) = UnixStream::pair()?;
         server = Some(spawn("caisson-fs", vec![theirs.into(), directory.into()])?);
         let tag = "share".to_owned();
-        files.push((
-            FileRole::FileServer { tag },
-            File::from(OwnedFd::from(ours)),
-        ));
+        devices.push(DeviceConfig::FileServer(FileServerConfig { tag }));
+        device_files.push(File::from(OwnedFd::from(ours)));
     }
     files.extend(memory_file.map(|file| (FileRole::Memory, file)));
     let config = BootConfig {
         version: VERSION,
         vcpus,
+        max_vcpus: vcpus,
         memory_mib,
+        hotplug_memory_mib: 0,
         cmdline,
         guest_cid: 3,
         files: files.iter().map(|(role, _)| role.clone()).collect(),
+        devices,
     };
 
     let started = now();
     let (channel, vmm) = Channel::pair()?;
     let mut child = spawn("caisson-vmm", vec![vmm.into()])?;
-    let borrowed: Vec<_> = files.iter().map(|(_, file)| file.as_fd()).collect();
+    let files: Vec<_> = files.into_iter().map(|(_, file)| file).collect();
+    let borrowed: Vec<_> = files.iter().chain(&device_files).map(AsFd::as_fd).collect();
     let request = Request::Boot(config);
     channel.send(&ToVmm { id: 1, request }, &borrowed)?;
-    drop(files);
+    drop((files, device_files));
     loop {
         let message = match channel.receive::<FromVmm>() {
             Ok((message, _)) => message,

@@ -12,7 +12,7 @@ fn bus() -> (Bus, Tail, EventReceiver) {
     let console = Console::new(None, tail.clone()).unwrap();
     let serial = SerialPort::new(EventFd::new(EFD_NONBLOCK).unwrap(), console);
     let mut pci = PciRoot::new();
-    pci.add(Box::new(HostBridge::new())).unwrap();
+    pci.put(0, Box::new(HostBridge::new()));
     let (sender, events) = crate::events::channel().unwrap();
     (Bus::new(pci, serial, sender), tail, events)
 }

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use caisson_control::{
-    Channel, ChannelError, Event, Exit, ExitReason, FromVmm, Phase, RefusalKind, Reply, Request,
-    ToVmm,
+    Channel, ChannelError, DeviceConfig, Event, Exit, ExitReason, FromVmm, Phase, RefusalKind,
+    Reply, Request, ToVmm,
 };
 use rustix::event::{PollFd, PollFlags};
 
@@ -101,7 +101,7 @@ impl Control {
         files: Vec<OwnedFd>,
     ) -> Result<Option<FromVmm>, ControlError> {
         let ToVmm { id, request } = message;
-        let reply = match (request, &self.machine) {
+        let reply = match (request, &mut self.machine) {
             (Request::Boot(_), Some(_)) => refuse(RefusalKind::Invalid, "the machine runs already"),
             (Request::Boot(config), None) => match Machine::build(&config, files, &self.sender) {
                 Ok(machine) => return self.enter(id, machine).map(|()| None),
@@ -120,6 +120,29 @@ impl Control {
                 machine.connect_guest(id, port, UnixStream::from(stream));
                 return Ok(None);
             }
+            (Request::Pause, Some(machine)) => {
+                machine.pause();
+                Reply::Done
+            }
+            (Request::Resume, Some(machine)) => {
+                machine.resume();
+                Reply::Done
+            }
+            (Request::Plug(device), Some(machine)) => plug(machine, &device, files),
+            (Request::Unplug { slot }, Some(machine)) => match machine.unplug(slot) {
+                true => Reply::Done,
+                false => refuse(
+                    RefusalKind::Invalid,
+                    format!("no device that can be taken off the bus is in slot {slot}"),
+                ),
+            },
+            (Request::SetVcpus { count }, Some(machine)) => match machine.set_vcpus(count) {
+                Ok(()) => Reply::Done,
+                Err(error) => refuse_boot(&error),
+            },
+            (Request::SetHotplugMemory { .. } | Request::SetBalloon { .. }, Some(_)) => {
+                refuse(RefusalKind::Device, "the machine has no such device")
+            }
             (Request::Metrics, Some(machine)) => Reply::Metrics(machine.metrics()),
             // Handled by the caller, whom it ends.
             (Request::Stop, Some(_)) => Reply::Stopped,
@@ -131,10 +154,11 @@ impl Control {
     fn enter(&mut self, id: u64, machine: Machine) -> Result<(), ControlError> {
         let entered = events::monotonic_ns();
         machine.enter();
+        let slots = machine.slots();
         self.machine = Some(machine);
         self.send(&FromVmm::Reply {
             id,
-            reply: Reply::Booted,
+            reply: Reply::Booted { slots },
         })?;
         self.phase(Phase::VcpuEntered, entered)
     }
@@ -212,6 +236,19 @@ impl Control {
 
     fn send(&self, message: &FromVmm) -> Result<(), ControlError> {
         Ok(self.channel.send(message, &[])?)
+    }
+}
+
+/// Puts a device on the bus with the files that came for it.
+fn plug(machine: &mut Machine, device: &DeviceConfig, files: Vec<OwnedFd>) -> Reply {
+    let needed = device.file_count();
+    if files.len() != needed {
+        let message = format!("{needed} files must come with it, not {}", files.len());
+        return refuse(RefusalKind::Invalid, message);
+    }
+    match machine.plug(device, &mut files.into()) {
+        Ok(slot) => Reply::Plugged { slot },
+        Err(error) => refuse_boot(&error),
     }
 }
 

@@ -54,10 +54,13 @@ fn boot() -> BootConfig {
     BootConfig {
         version: VERSION,
         vcpus: 1,
+        max_vcpus: 1,
         memory_mib: 64,
+        hotplug_memory_mib: 0,
         cmdline: String::new(),
         guest_cid: 3,
         files: vec![FileRole::Kvm, FileRole::Kernel],
+        devices: Vec::new(),
     }
 }
 

@@ -6,17 +6,17 @@
 mod slots;
 mod wait_context;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use caisson_control::DeviceStatistics;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::slots::Slots;
 use self::wait_context::{Token, WaitContext};
 use crate::events::EventSender;
-use crate::virtio::device::{Device, DeviceKind};
+use crate::virtio::device::{Counters, Stopped};
 use crate::virtio::runner::{DeviceRunner, Job};
 
 /// Stack of the thread. Devices keep buffers of a few KiB on it.
@@ -24,7 +24,6 @@ const STACK_SIZE: usize = 256 * 1024;
 
 /// Handle to the thread, which is started when the first device is activated.
 pub(crate) struct IoThread {
-    kinds: Vec<DeviceKind>,
     events: EventSender,
     commands: Mutex<Option<Commands>>,
 }
@@ -39,38 +38,42 @@ enum Command {
     Start(Job),
     Stop {
         place: usize,
-        reply: SyncSender<Option<Box<dyn Device>>>,
+        reply: SyncSender<Option<Stopped>>,
+    },
+    Forget {
+        place: usize,
     },
     Statistics {
-        reply: SyncSender<Vec<DeviceStatistics>>,
+        reply: SyncSender<BTreeMap<usize, (Counters, u64)>>,
     },
 }
 
 impl IoThread {
-    /// A thread for devices of these kinds, the place of each being its index.
-    pub(crate) fn new(kinds: Vec<DeviceKind>, events: EventSender) -> Self {
+    /// A thread without devices, not started yet.
+    pub(crate) fn new(events: EventSender) -> Self {
         Self {
-            kinds,
             events,
             commands: Mutex::new(None),
         }
     }
 
-    /// Counters of all devices, in the order of their places.
-    pub(crate) fn statistics(&self) -> Vec<DeviceStatistics> {
+    /// Counters and number of faults of all devices that were ever started, by place.
+    pub(crate) fn statistics(&self) -> BTreeMap<usize, (Counters, u64)> {
         let (reply, answer) = std::sync::mpsc::sync_channel(1);
         let running = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
         let answer = running.as_ref().and_then(|commands| {
             commands.send(Command::Statistics { reply });
             answer.recv().ok()
         });
-        answer.unwrap_or_else(|| {
-            let idle = |kind: &DeviceKind| DeviceStatistics {
-                device: kind.name().to_owned(),
-                ..DeviceStatistics::default()
-            };
-            self.kinds.iter().map(idle).collect()
-        })
+        answer.unwrap_or_default()
+    }
+
+    /// The device that was in `place`, and stopped, will not come back.
+    pub(crate) fn forget(&self, place: usize) {
+        let running = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(commands) = running.as_ref() {
+            commands.send(Command::Forget { place });
+        }
     }
 
     /// Starts the thread.
@@ -81,7 +84,7 @@ impl IoThread {
         wait.add(&wake, Token::Command)?;
         let worker = Worker {
             alarm: Alarm(self.events.clone()),
-            slots: Slots::new(&self.kinds, self.events.clone(), wait),
+            slots: Slots::new(self.events.clone(), wait),
             commands: receiver,
             wake: Arc::clone(&wake),
         };
@@ -123,7 +126,7 @@ impl DeviceRunner for IoThread {
         }
     }
 
-    fn stop(&self, place: usize) -> Option<Box<dyn Device>> {
+    fn stop(&self, place: usize) -> Option<Stopped> {
         let (reply, answer) = std::sync::mpsc::sync_channel(1);
         self.commands
             .lock()
@@ -189,6 +192,7 @@ impl Worker {
             Command::Stop { place, reply } => {
                 let _ = reply.send(self.slots.stop(place));
             }
+            Command::Forget { place } => self.slots.forget(place),
             Command::Statistics { reply } => {
                 let _ = reply.send(self.slots.statistics());
             }

@@ -7,13 +7,14 @@ use vmm_sys_util::eventfd::EventFd;
 use super::IoThread;
 use crate::events::{EventReceiver, Happening};
 use crate::memory::{Backing, GuestRam};
+use crate::virtio::config::SharedConfig;
 use crate::virtio::device::{
-    ActivateResult, Activation, Device, DeviceFault, DeviceKind, Interest, QueuePosition, Running,
-    Watch,
+    ActivateResult, Activation, Counters, Device, DeviceFault, DeviceKind, Interest, Running,
+    Stopped, Watch,
 };
 use crate::virtio::interrupt::QueueInterrupt;
 use crate::virtio::queue::{DeviceQueue, QueueSettings};
-use crate::virtio::runner::{DeviceFlags, DeviceRunner, FaultLine, Job};
+use crate::virtio::runner::{DeviceFlags, DeviceRunner, DriverLine, Job};
 
 /// What a test device did, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,8 +44,8 @@ impl Device for TestDevice {
     fn features(&self) -> u64 {
         0
     }
-    fn config(&self) -> Vec<u8> {
-        Vec::new()
+    fn config(&self) -> SharedConfig {
+        SharedConfig::new(Vec::new())
     }
     fn activate(self: Box<Self>, _: Activation) -> ActivateResult {
         if self.refuses {
@@ -84,12 +85,18 @@ impl Running for RunningTestDevice {
         self.note(Did::Ready(token));
         Ok(Interest::Same)
     }
-    fn stop(self: Box<Self>) -> (Box<dyn Device>, Vec<QueuePosition>) {
+    fn stop(self: Box<Self>) -> Stopped {
         self.note(Did::Stopped);
-        (Box::new(self.0), Vec::new())
+        Stopped {
+            device: Box::new(self.0),
+            positions: Vec::new(),
+        }
     }
-    fn requests(&self) -> u64 {
-        self.0.did.lock().unwrap().len() as u64
+    fn counters(&self) -> Counters {
+        Counters {
+            requests: self.0.did.lock().unwrap().len() as u64,
+            ..Counters::default()
+        }
     }
 }
 
@@ -107,7 +114,7 @@ impl Bench {
     fn new() -> Self {
         let (sender, events) = crate::events::channel().unwrap();
         Self {
-            io: IoThread::new(vec![DeviceKind::Rng], sender),
+            io: IoThread::new(sender),
             events,
             did: Arc::default(),
             called: Arc::new(EventFd::new(0).unwrap()),
@@ -153,11 +160,10 @@ impl Bench {
                 features: 0,
                 memory,
                 queues: vec![Some(queue), None],
-                config_interrupt: interrupt.clone(),
-            },
-            fault_line: FaultLine {
-                flags: Arc::clone(&self.flags),
-                interrupt,
+                driver: DriverLine {
+                    flags: Arc::clone(&self.flags),
+                    interrupt,
+                },
             },
         });
     }
@@ -181,11 +187,8 @@ fn notifications_and_watched_descriptors_reach_the_device() {
     bench.watched.write(1).unwrap();
     bench.wait();
     assert_eq!(bench.did(), [Did::Queue(0), Did::Ready(77)]);
-    let [statistics] = &bench.io.statistics()[..] else {
-        panic!("one device");
-    };
-    assert_eq!((statistics.requests, statistics.faults), (2, 0));
-    assert_eq!(statistics.device, "rng");
+    let (counters, faults) = bench.io.statistics()[&0];
+    assert_eq!((counters.requests, faults), (2, 0));
 }
 
 #[test]
@@ -229,12 +232,16 @@ fn a_fault_stops_the_device_tells_everybody_and_can_be_reset() {
         Some(Happening::DeviceFault { device: "rng", .. })
     ));
     assert!(bench.events.next().is_none(), "one report for one stop");
-    assert_eq!(bench.io.statistics()[0].faults, 1);
+    assert_eq!(bench.io.statistics()[&0].1, 1);
 
-    bench.start(device.unwrap());
+    bench.start(device.unwrap().device);
     bench.kick.write(1).unwrap();
     bench.io.stop(0).unwrap();
-    assert_eq!(bench.io.statistics()[0].faults, 2);
+    assert_eq!(bench.io.statistics()[&0].1, 2);
+
+    // Another device in its place begins anew.
+    bench.io.forget(0);
+    assert!(bench.io.statistics().is_empty());
 }
 
 #[test]
@@ -254,7 +261,7 @@ fn a_device_that_cannot_start_waits_for_a_reset() {
 fn without_a_device_there_is_no_thread_and_nothing_to_stop() {
     let bench = Bench::new();
     assert!(bench.io.stop(0).is_none());
-    assert_eq!(bench.io.statistics().len(), 1);
+    assert!(bench.io.statistics().is_empty());
     assert!(bench.io.commands.lock().unwrap().is_none());
 }
 

@@ -1,158 +1,71 @@
 //! A machine: built from a [`BootConfig`], run, stopped.
 
+mod devices;
+mod error;
 mod files;
 
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use caisson_control::{BootConfig, ExitReason, Metrics, RefusalKind, VERSION};
+use caisson_control::{
+    BootConfig, DeviceConfig, DeviceStatistics, ExitReason, MemoryStatistics, Metrics, VERSION,
+};
 use kvm_ioctls::VcpuFd;
-use vm_memory::GuestMemoryError;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use self::files::{Files, FilesError};
-use crate::boot::command_line::CommandLineError;
-use crate::boot::elf::KernelError;
-use crate::boot::initrd::InitrdError;
+use self::devices::DeviceError;
+pub(crate) use self::error::BootError;
+use self::files::Files;
 use crate::boot::{Entry, command_line, elf, initrd, linux64, memory_map, mptable, pvh};
 use crate::bus::Bus;
 use crate::console::{Console, Tail};
-use crate::devices::fs::{FileSystem, FileSystemError};
 use crate::devices::rng::Rng;
 use crate::devices::vsock::{Vsock, VsockConnector};
 use crate::events::EventSender;
 use crate::io_thread::IoThread;
-use crate::memory::{Backing, GuestRam, MemoryError};
+use crate::memory::{Backing, GuestRam};
 use crate::pci::host_bridge::HostBridge;
 use crate::pci::msix::MessageRouter;
 use crate::pci::posted::PostedWrites;
-use crate::pci::pvpanic::{self, Pvpanic};
-use crate::pci::root::{ADDRESS_PORT, BusFull, PciRoot};
+use crate::pci::pvpanic::Pvpanic;
+use crate::pci::root::{ADDRESS_PORT, PciRoot};
 use crate::serial::{self, SerialPort};
 use crate::vcpu::cpuid::Template;
-use crate::vcpu::registers::{self, RegisterError};
+use crate::vcpu::registers;
 use crate::vcpu::run::Vcpus;
 use crate::vcpu::{MAX_VCPUS, kick};
 use crate::virtio::device::Device;
-use crate::virtio::pci::{BAR_LENGTH, Environment, Transport, VirtioFunction};
-use crate::vm::{Vm, VmError};
+use crate::virtio::pci::{Environment, Transport, VirtioFunction};
+use crate::vm::Vm;
 
 /// Smallest guest: a kernel with what containers need and room to start one.
 const MIN_MEMORY_MIB: u32 = 64;
 /// Context ids below this have a meaning of their own (virtio 1.3 §5.10.4).
 const MIN_GUEST_CID: u32 = 3;
 
-/// Why a machine was not built. Whatever had been made for it is gone again.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BootError {
-    /// Shim and VMM do not belong together.
-    #[error(
-        "the shim speaks version {0} of the control protocol and caisson-vmm version {VERSION}: \
-         install both from the same release"
-    )]
-    Version(u32),
-    /// The number of vCPUs is out of range.
-    #[error("{0} vCPUs: there can be 1 to {MAX_VCPUS}")]
-    Vcpus(u8),
-    /// Too little memory.
-    #[error("{0} MiB of memory: {MIN_MEMORY_MIB} is the least")]
-    Memory(u32),
-    /// The context id is reserved.
-    #[error("guest context id {0}: {MIN_GUEST_CID} is the smallest")]
-    GuestCid(u32),
-    /// The files do not fit the request.
-    #[error(transparent)]
-    Files(#[from] FilesError),
-    /// The command line cannot be used.
-    #[error(transparent)]
-    CommandLine(#[from] CommandLineError),
-    /// The kernel cannot be booted.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    /// The initrd cannot be loaded.
-    #[error(transparent)]
-    Initrd(#[from] InitrdError),
-    /// The console cannot be written.
-    #[error("the console file cannot be used: {0}")]
-    Console(io::Error),
-    /// No guest memory.
-    #[error(transparent)]
-    Ram(#[from] MemoryError),
-    /// The tables for the kernel do not fit.
-    #[error("cannot write the tables for the kernel: {0}")]
-    Tables(#[from] GuestMemoryError),
-    /// KVM refused.
-    #[error(transparent)]
-    Vm(#[from] VmError),
-    /// KVM refused the state of a vCPU.
-    #[error("vcpu{index}: {source}")]
-    Registers {
-        /// Which vCPU.
-        index: u8,
-        /// What was refused.
-        source: RegisterError,
-    },
-    /// KVM refused the CPUID leaves.
-    #[error("vcpu{index}: CPUID: {message}")]
-    Cpuid {
-        /// Which vCPU.
-        index: u8,
-        /// What was refused.
-        message: String,
-    },
-    /// A file server cannot be used.
-    #[error("file server {tag:?}: {source}")]
-    FileServer {
-        /// Its tag.
-        tag: String,
-        /// What was wrong.
-        source: FileSystemError,
-    },
-    /// No room on the bus.
-    #[error(transparent)]
-    BusFull(#[from] BusFull),
-    /// No descriptor or thread left.
-    #[error("{what}: {source}")]
-    Resources {
-        /// What was being made.
-        what: &'static str,
-        /// Why it failed.
-        source: io::Error,
-    },
-}
-
-impl BootError {
-    /// The kind of refusal for the shim.
-    pub(crate) fn kind(&self) -> RefusalKind {
-        match self {
-            Self::Version(_)
-            | Self::Vcpus(_)
-            | Self::Memory(_)
-            | Self::GuestCid(_)
-            | Self::Files(_)
-            | Self::CommandLine(_)
-            | Self::Console(_) => RefusalKind::Invalid,
-            Self::Kernel(_) | Self::Initrd(_) | Self::Tables(_) => RefusalKind::Kernel,
-            Self::Ram(_) | Self::Resources { .. } => RefusalKind::Resources,
-            Self::Vm(_) | Self::Registers { .. } | Self::Cpuid { .. } => RefusalKind::Kvm,
-            Self::BusFull(_) | Self::FileServer { .. } => RefusalKind::Device,
-        }
-    }
-}
-
 fn resources(what: &'static str) -> impl FnOnce(io::Error) -> BootError {
     move |source| BootError::Resources { what, source }
 }
 
-/// A machine whose vCPUs wait to enter the guest.
+/// A machine. Its vCPUs wait to enter the guest.
 pub(crate) struct Machine {
     vcpus: Vcpus,
+    /// What the vCPUs have in common, for those that come later.
+    template: Template,
+    entry: Entry,
+    max_vcpus: u8,
+    paused: bool,
     bus: Arc<Bus>,
     io: Arc<IoThread>,
+    vm: Arc<Vm>,
+    environment: Environment,
     vsock: VsockConnector,
+    /// Devices that came from the shim, by slot.
+    plugged: BTreeMap<u8, DeviceConfig>,
     tail: Tail,
 }
 
@@ -167,11 +80,13 @@ impl Machine {
         events: &EventSender,
     ) -> Result<Self, BootError> {
         check(config)?;
-        let mut files = Files::sort(&config.files, files)?;
+        let of_devices = config.devices.iter().map(DeviceConfig::file_count).sum();
+        let mut files = Files::sort(&config.files, of_devices, files)?;
+        let shares = |device: &DeviceConfig| matches!(device, DeviceConfig::FileServer(_));
         let backing = match files.memory.take() {
             Some(file) => Backing::File(file),
             // A file server maps the guest's memory too.
-            None if !files.servers.is_empty() => Backing::Shared,
+            None if config.devices.iter().any(shares) => Backing::Shared,
             None => Backing::Private,
         };
         let tail = Tail::default();
@@ -181,34 +96,24 @@ impl Machine {
         let entry = load(&memory, config, &mut files.kernel, files.initrd.take())?;
         let vm = Arc::new(Vm::new(
             files.kvm,
-            config.vcpus,
+            config.max_vcpus,
             Arc::clone(&memory),
             events.clone(),
         )?);
-        let vcpus = create_vcpus(&vm, config.vcpus, entry)?;
+        let template = Template::new(
+            vm.supported_cpuid(),
+            config.max_vcpus,
+            vm.has_tsc_deadline(),
+        );
+        let vcpus = (0..config.vcpus)
+            .map(|index| create_vcpu(&vm, &template, index, entry))
+            .collect::<Result<Vec<_>, _>>()?;
 
         let serial_interrupt =
             EventFd::new(EFD_NONBLOCK).map_err(resources("making the console's interrupt"))?;
         vm.connect_pin(&serial_interrupt, serial::INTERRUPT)?;
-
-        let (vsock, connector) = Vsock::new(config.guest_cid, Arc::new(events.clone()))
-            .map_err(resources("making the socket device"))?;
-        let mut devices: Vec<Box<dyn Device>> = vec![Box::new(vsock), Box::new(Rng::new())];
-        for (tag, socket) in files.servers {
-            match FileSystem::new(&tag, UnixStream::from(socket)) {
-                Ok(device) => devices.push(Box::new(device)),
-                Err(source) => return Err(BootError::FileServer { tag, source }),
-            }
-        }
-        let kinds = devices.iter().map(|device| device.kind()).collect();
-        let io = Arc::new(IoThread::new(kinds, events.clone()));
-        let environment = Environment {
-            memory,
-            runner: Arc::clone(&io) as _,
-            doorbells: Arc::clone(&vm) as _,
-            events: events.clone(),
-        };
-        let mut pci = populate(devices, &environment, &vm)?;
+        let serial = SerialPort::new(serial_interrupt, console);
+        let mut pci = PciRoot::new();
         if let Some(vcpu) = vcpus.first()
             && vm.post_writes(ADDRESS_PORT)?
         {
@@ -216,24 +121,124 @@ impl Machine {
                 PostedWrites::new(vcpu).map_err(resources("mapping the writes KVM keeps"))?;
             pci.set_posted(posted);
         }
-        let serial = SerialPort::new(serial_interrupt, console);
         let bus = Arc::new(Bus::new(pci, serial, events.clone()));
 
+        let io = Arc::new(IoThread::new(events.clone()));
+        let environment = Environment {
+            memory,
+            runner: Arc::clone(&io) as _,
+            doorbells: Arc::clone(&vm) as _,
+            events: events.clone(),
+        };
+        let (vsock, connector) = Vsock::new(config.guest_cid, Arc::new(events.clone()))
+            .map_err(resources("making the socket device"))?;
         kick::install().map_err(resources("installing a signal handler"))?;
-        let vcpus =
-            Vcpus::start(vcpus, &bus, events).map_err(resources("starting a thread for a vCPU"))?;
-        Ok(Self {
-            vcpus,
+        let mut machine = Self {
+            vcpus: Vcpus::new(Arc::clone(&bus), events.clone()),
+            template,
+            entry,
+            max_vcpus: config.max_vcpus,
+            paused: false,
             bus,
             io,
+            vm,
+            environment,
             vsock: connector,
+            plugged: BTreeMap::new(),
             tail,
-        })
+        };
+        machine.populate(vec![Box::new(vsock), Box::new(Rng::new())])?;
+        for device in &config.devices {
+            machine.plug(device, &mut files.devices)?;
+        }
+        for vcpu in vcpus {
+            machine.start_vcpu(vcpu)?;
+        }
+        Ok(machine)
     }
 
     /// Lets the vCPUs enter the guest.
     pub(crate) fn enter(&self) {
         self.vcpus.enter();
+    }
+
+    /// The slots of the devices that came from the shim, in ascending order.
+    pub(crate) fn slots(&self) -> Vec<u8> {
+        self.plugged.keys().copied().collect()
+    }
+
+    /// Stops the vCPUs between two instructions, and the devices where they are.
+    pub(crate) fn pause(&mut self) {
+        if !self.paused {
+            self.vcpus.pause();
+            self.bus.pci().pause();
+            self.paused = true;
+        }
+    }
+
+    /// Goes on after [`Machine::pause`].
+    pub(crate) fn resume(&mut self) {
+        if self.paused {
+            self.bus.pci().resume();
+            self.vcpus.enter();
+            self.paused = false;
+        }
+    }
+
+    /// Puts a device on the bus, made of the files at the front of `files`; returns its slot.
+    ///
+    /// # Errors
+    /// Fails when the device cannot be made, there is one of its name, or no slot is free.
+    pub(crate) fn plug(
+        &mut self,
+        config: &DeviceConfig,
+        files: &mut VecDeque<OwnedFd>,
+    ) -> Result<u8, BootError> {
+        let name = devices::name(config);
+        if self
+            .plugged
+            .values()
+            .any(|other| devices::name(other) == name)
+        {
+            return Err(DeviceError::NameTaken(name).into());
+        }
+        let device = devices::make(config, files, &self.environment.memory)?;
+        let slot = self.add(device)?;
+        self.plugged.insert(slot, config.clone());
+        Ok(slot)
+    }
+
+    /// Takes a device off the bus that [`Machine::plug`] put there; false if there is none.
+    pub(crate) fn unplug(&mut self, slot: u8) -> bool {
+        if self.plugged.remove(&slot).is_none() {
+            return false;
+        }
+        // The lock is not held while the device stops: vCPUs go on.
+        let function = self.bus.pci().take(slot);
+        if let Some(mut function) = function {
+            function.shut_down();
+        }
+        self.io.forget(slot.into());
+        true
+    }
+
+    /// Makes vCPUs until there are `count`.
+    ///
+    /// # Errors
+    /// Fails when that is more than the machine was made for, or KVM makes no more.
+    pub(crate) fn set_vcpus(&mut self, count: u8) -> Result<(), BootError> {
+        if count == 0 || count > self.max_vcpus {
+            return Err(BootError::MoreVcpus {
+                wanted: count,
+                most: self.max_vcpus,
+            });
+        }
+        let present = u8::try_from(self.vcpus.count()).unwrap_or(u8::MAX);
+        for index in present..count {
+            let vcpu = create_vcpu(&self.vm, &self.template, index, self.entry)?;
+            self.start_vcpu(vcpu)?;
+        }
+        Ok(())
     }
 
     /// Opens a connection to `port` of the guest, numbered `request`.
@@ -243,9 +248,33 @@ impl Machine {
 
     /// Counters.
     pub(crate) fn metrics(&self) -> Metrics {
+        let started = self.io.statistics();
+        let devices = self
+            .bus
+            .pci()
+            .devices()
+            .map(|(slot, kind)| {
+                let (counters, faults) =
+                    started.get(&usize::from(slot)).copied().unwrap_or_default();
+                DeviceStatistics {
+                    slot,
+                    device: kind.name().to_owned(),
+                    requests: counters.requests,
+                    bytes_from_guest: counters.bytes_from_guest,
+                    bytes_to_guest: counters.bytes_to_guest,
+                    throttled: counters.throttled,
+                    faults,
+                }
+            })
+            .collect();
+        let boot_mib = self.environment.memory.bytes() >> 20;
         Metrics {
             vcpu_exits: self.vcpus.exits(),
-            devices: self.io.statistics(),
+            memory: MemoryStatistics {
+                boot_mib: u32::try_from(boot_mib).unwrap_or(u32::MAX),
+                ..MemoryStatistics::default()
+            },
+            devices,
         }
     }
 
@@ -268,6 +297,42 @@ impl Machine {
             reason => reason,
         }
     }
+
+    /// Puts the functions on the bus that every machine has.
+    fn populate(&mut self, devices: Vec<Box<dyn Device>>) -> Result<(), BootError> {
+        let mut pci = self.bus.pci();
+        let slot = pci.free_slot()?;
+        pci.put(slot, Box::new(HostBridge::new()));
+        let slot = pci.free_slot()?;
+        let events = self.environment.events.clone();
+        pci.put(
+            slot,
+            Box::new(Pvpanic::new(PciRoot::first_bar(slot), events)),
+        );
+        drop(pci);
+        for device in devices {
+            self.add(device)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a virtio device on the bus.
+    fn add(&self, device: Box<dyn Device>) -> Result<u8, BootError> {
+        let slot = self.bus.pci().free_slot()?;
+        let transport = Transport::new(device, slot.into(), self.environment.clone());
+        let router: Arc<dyn MessageRouter> = Arc::clone(&self.vm) as _;
+        let bar = PciRoot::first_bar(slot);
+        let function = VirtioFunction::new(transport, bar, Vm::first_gsi(slot), router)
+            .map_err(resources("making the vectors of a device"))?;
+        self.bus.pci().put(slot, Box::new(function));
+        Ok(slot)
+    }
+
+    fn start_vcpu(&mut self, vcpu: VcpuFd) -> Result<(), BootError> {
+        self.vcpus
+            .add(vcpu)
+            .map_err(resources("starting a thread for a vCPU"))
+    }
 }
 
 fn check(config: &BootConfig) -> Result<(), BootError> {
@@ -276,6 +341,12 @@ fn check(config: &BootConfig) -> Result<(), BootError> {
     }
     if config.vcpus == 0 || config.vcpus > MAX_VCPUS {
         return Err(BootError::Vcpus(config.vcpus));
+    }
+    if config.max_vcpus < config.vcpus || config.max_vcpus > MAX_VCPUS {
+        return Err(BootError::MaxVcpus {
+            most: config.max_vcpus,
+            first: config.vcpus,
+        });
     }
     if config.memory_mib < MIN_MEMORY_MIB {
         return Err(BootError::Memory(config.memory_mib));
@@ -304,53 +375,28 @@ fn load(
         Entry::Pvh(_) => pvh::write(memory, &ranges, initrd)?,
         Entry::Linux64(_) => linux64::write(memory, &ranges, initrd)?,
     }
-    mptable::write(memory, config.vcpus)?;
+    mptable::write(memory, config.max_vcpus)?;
     Ok(kernel.entry)
 }
 
-fn create_vcpus(vm: &Vm, count: u8, entry: Entry) -> Result<Vec<VcpuFd>, BootError> {
-    let template = Template::new(vm.supported_cpuid(), count, vm.has_tsc_deadline());
-    let xsave = template.xsave_components();
-    (0..count)
-        .map(|index| {
-            let vcpu = vm.create_vcpu(index)?;
-            let refused = |message| BootError::Cpuid { index, message };
-            let leaves = template
-                .for_vcpu(index)
-                .map_err(|error| refused(format!("{error:?}")))?;
-            vcpu.set_cpuid2(&leaves)
-                .map_err(|error| refused(error.to_string()))?;
-            let state = registers::set_common(&vcpu, xsave).and_then(|()| match index {
-                0 => registers::set_entry(&vcpu, entry),
-                // The others wait for the boot CPU to start them.
-                _ => Ok(()),
-            });
-            state.map_err(|source| BootError::Registers { index, source })?;
-            Ok(vcpu)
-        })
-        .collect()
-}
-
-/// Puts the functions on the bus, the virtio devices in order.
-fn populate(
-    devices: Vec<Box<dyn Device>>,
-    environment: &Environment,
-    vm: &Arc<Vm>,
-) -> Result<PciRoot, BootError> {
-    let mut pci = PciRoot::new();
-    pci.add(Box::new(HostBridge::new()))?;
-    let bar = pci.allocate_bar(pvpanic::BAR_LENGTH)?;
-    pci.add(Box::new(Pvpanic::new(bar, environment.events.clone())))?;
-    for (place, device) in devices.into_iter().enumerate() {
-        let transport = Transport::new(device, place, environment.clone());
-        let bar = pci.allocate_bar(BAR_LENGTH)?;
-        let gsi = vm.allocate_gsis(transport.vectors());
-        let router: Arc<dyn MessageRouter> = Arc::clone(vm) as _;
-        let function = VirtioFunction::new(transport, bar, gsi, router)
-            .map_err(resources("making the vectors of a device"))?;
-        pci.add(Box::new(function))?;
-    }
-    Ok(pci)
+/// Makes vCPU `index`: the first begins at `entry`, the others wait for the guest to start them.
+fn create_vcpu(vm: &Vm, template: &Template, index: u8, entry: Entry) -> Result<VcpuFd, BootError> {
+    let vcpu = vm.create_vcpu(index)?;
+    let refused = |message| BootError::Cpuid { index, message };
+    let leaves = template
+        .for_vcpu(index)
+        .map_err(|error| refused(format!("{error:?}")))?;
+    vcpu.set_cpuid2(&leaves)
+        .map_err(|error| refused(error.to_string()))?;
+    let state = registers::set_common(&vcpu, template.xsave_components()).and_then(|()| {
+        match index {
+            0 => registers::set_entry(&vcpu, entry),
+            // The others wait for the boot CPU to start them.
+            _ => Ok(()),
+        }
+    });
+    state.map_err(|source| BootError::Registers { index, source })?;
+    Ok(vcpu)
 }
 
 #[cfg(test)]

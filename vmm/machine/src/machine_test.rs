@@ -12,10 +12,13 @@ fn config() -> BootConfig {
     BootConfig {
         version: VERSION,
         vcpus: 1,
+        max_vcpus: 1,
         memory_mib: 64,
+        hotplug_memory_mib: 0,
         cmdline: "quiet".to_owned(),
         guest_cid: 3,
         files: vec![FileRole::Kvm, FileRole::Kernel],
+        devices: Vec::new(),
     }
 }
 
@@ -61,10 +64,12 @@ fn kernel() -> Vec<u8> {
 #[test]
 fn what_is_out_of_range_is_refused_by_value() {
     type Change = fn(&mut BootConfig);
-    let wrong: [(Change, &str); 7] = [
+    let wrong: [(Change, &str); 9] = [
         (|config| config.version = 99, "99"),
         (|config| config.vcpus = 0, "0 vCPUs"),
         (|config| config.vcpus = 33, "33 vCPUs"),
+        (|config| config.max_vcpus = 0, "at most 0 vCPUs"),
+        (|config| config.max_vcpus = 33, "1 to 32"),
         (|config| config.memory_mib = 63, "63 MiB"),
         (|config| config.guest_cid = 2, "id 2"),
         (|config| config.cmdline = "x".repeat(2048), "2048"),

@@ -10,6 +10,8 @@ pub(crate) mod posted;
 pub(crate) mod pvpanic;
 pub(crate) mod root;
 
+use crate::virtio::device::DeviceKind;
+
 /// A function on the bus. The bus calls it with accesses that the guest made, of any content.
 pub(crate) trait Function: Send {
     /// Reads the configuration space. `offset + data.len()` is at most 256 and the access does not
@@ -23,6 +25,15 @@ pub(crate) trait Function: Send {
     fn bar_read(&mut self, offset: u64, data: &mut [u8]);
     /// Writes inside the BAR, with the same bounds.
     fn bar_write(&mut self, offset: u64, data: &[u8]);
-    /// Prepares for the end of the machine: whatever the function runs is stopped and drained.
+    /// The virtio device behind it, if there is one.
+    fn device(&self) -> Option<DeviceKind> {
+        None
+    }
+    /// Whatever the function runs stops where it is. No accesses come until [`Function::resume`].
+    fn pause(&mut self) {}
+    /// Whatever the function runs goes on.
+    fn resume(&mut self) {}
+    /// Prepares for the end of the machine, or to be taken off the bus: whatever the function runs
+    /// is stopped and drained, and nothing of it stays connected.
     fn shut_down(&mut self) {}
 }

@@ -1,6 +1,7 @@
 //! virtio: the device model and its transport over PCI (virtio 1.3).
 
 pub(crate) mod chain;
+pub(crate) mod config;
 pub(crate) mod device;
 pub(crate) mod interrupt;
 #[cfg(test)]

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::os::fd::FromRawFd;
 use std::os::fd::{IntoRawFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
@@ -26,6 +25,9 @@ const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
 
 /// Pins of KVM's IOAPIC. Interrupt numbers from here on are free for messages.
 const IOAPIC_PINS: u32 = 24;
+
+/// Messages of one function on the bus.
+const MESSAGES_PER_SLOT: u32 = 32;
 
 /// What the machine cannot do without.
 const NEEDED: [(Cap, &str); 8] = [
@@ -80,7 +82,6 @@ pub(crate) struct Vm {
     tsc_deadline: bool,
     /// Messages behind interrupt numbers.
     routes: Mutex<BTreeMap<u32, Message>>,
-    next_gsi: AtomicU32,
     events: EventSender,
     /// KVM maps the guest's memory as long as the machine exists.
     _memory: Arc<GuestRam>,
@@ -143,7 +144,6 @@ impl Vm {
             supported,
             tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
             routes: Mutex::default(),
-            next_gsi: AtomicU32::new(IOAPIC_PINS),
             events,
             _memory: memory,
         })
@@ -194,9 +194,10 @@ impl Vm {
             .map_err(failed("KVM_IRQFD"))
     }
 
-    /// Sets interrupt numbers aside for `count` messages; returns the first.
-    pub(crate) fn allocate_gsis(&self, count: u16) -> u32 {
-        self.next_gsi.fetch_add(count.into(), Ordering::Relaxed)
+    /// The first of the interrupt numbers for the messages of the function in `slot`, of which
+    /// there can be 32.
+    pub(crate) fn first_gsi(slot: u8) -> u32 {
+        IOAPIC_PINS + u32::from(slot) * MESSAGES_PER_SLOT
     }
 
     /// Gives KVM all routes: the pins of the IOAPIC as they are, and the messages.

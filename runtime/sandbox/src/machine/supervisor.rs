@@ -417,6 +417,12 @@ impl Supervisor {
                 self.phases.reported(phase, at_ns);
                 None
             }
+            FromVmm::Event(Event::MemoryPressure { balloon_mib }) => {
+                tracing::debug!(
+                    "the guest is short of memory; its balloon holds {balloon_mib} MiB"
+                );
+                None
+            }
             FromVmm::Event(Event::DeviceFault { device, message }) => {
                 self.faults = self.faults.saturating_add(1);
                 if self.faults <= MAX_FAULTS_LOGGED {

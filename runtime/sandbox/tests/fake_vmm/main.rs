@@ -20,8 +20,8 @@ use std::path::Path;
 use std::process::exit;
 
 use caisson_control::{
-    BootConfig, CONTROL_FD, Channel, Event, Exit, ExitReason, FileRole, FromVmm, Phase,
-    RefusalKind, Reply, Request, ToVmm,
+    BootConfig, CONTROL_FD, Channel, DeviceConfig, Event, Exit, ExitReason, FileRole, FromVmm,
+    Phase, RefusalKind, Reply, Request, ToVmm,
 };
 use caisson_protocol::{AGENT_PORT, HELLO_PORT, Hello, STREAM_PORT, VERSION};
 
@@ -74,11 +74,13 @@ fn vmm() {
     let Request::Boot(boot) = message.request else {
         panic!("the first request is Boot");
     };
-    assert_eq!(boot.files.len(), files.len());
+    let of_devices: usize = boot.devices.iter().map(DeviceConfig::file_count).sum();
+    assert_eq!(boot.files.len() + of_devices, files.len());
     assert_eq!(
         boot.files.get(..3),
         Some(&[FileRole::Kvm, FileRole::Kernel, FileRole::Initrd][..])
     );
+    assert!(matches!(boot.devices[..], [DeviceConfig::FileServer(_)]));
     let vmm = Vmm {
         channel,
         boot,
@@ -131,7 +133,7 @@ impl Vmm {
             eprintln!("fake VMM: no memory\x1b[2J");
             exit(3);
         }
-        self.reply(id, Reply::Booted);
+        self.reply(id, Reply::Booted { slots: vec![4] });
         if self.has_fault("panics") {
             self.end(
                 ExitReason::Panic,

@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
+use caisson_control::MAX_TAG;
 use vhost::vhost_user::message::VhostUserHeaderFlag;
 use vhost::vhost_user::{
     Frontend, VhostUserFrontend, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
@@ -20,14 +21,12 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use crate::memory::GuestRam;
+use crate::virtio::config::SharedConfig;
 use crate::virtio::device::{
-    ActivateResult, Activation, Device, DeviceFault, DeviceKind, Interest, QueuePosition, Running,
-    Watch,
+    ActivateResult, Activation, Counters, Device, DeviceFault, DeviceKind, Interest, QueuePosition,
+    Running, Stopped, Watch,
 };
 use crate::virtio::queue::DeviceQueue;
-
-/// Longest tag (virtio 1.3 §5.11.4).
-const MAX_TAG: usize = 36;
 
 /// The high priority queue, and one request queue. Linux sends at most as many pages with one
 /// request as that queue has descriptors, less a few; 512 leaves room for the 256 pages that are
@@ -57,7 +56,7 @@ pub(crate) enum FileSystemError {
 /// The file system device before activation.
 #[derive(Debug)]
 pub(crate) struct FileSystem {
-    tag: String,
+    config: SharedConfig,
     /// The connection, until it is lost.
     server: Option<Server>,
 }
@@ -79,8 +78,11 @@ impl FileSystem {
         if tag.is_empty() || tag.len() > MAX_TAG || tag.contains('\0') {
             return Err(FileSystemError::Tag(tag.to_owned()));
         }
+        let mut config = tag.as_bytes().to_vec();
+        config.resize(MAX_TAG, 0);
+        config.extend(1u32.to_le_bytes());
         Ok(Self {
-            tag: tag.to_owned(),
+            config: SharedConfig::new(config),
             server: Some(Server {
                 socket,
                 owned: false,
@@ -102,11 +104,8 @@ impl Device for FileSystem {
         0
     }
 
-    fn config(&self) -> Vec<u8> {
-        let mut config = self.tag.as_bytes().to_vec();
-        config.resize(MAX_TAG, 0);
-        config.extend(1u32.to_le_bytes());
-        config
+    fn config(&self) -> SharedConfig {
+        self.config.clone()
     }
 
     fn activate(mut self: Box<Self>, activation: Activation) -> ActivateResult {
@@ -123,7 +122,7 @@ impl Device for FileSystem {
         };
         match server.start(activation.features, &activation.memory, &queues) {
             Ok(frontend) => Ok(Box::new(RunningFileSystem {
-                tag: self.tag,
+                config: self.config,
                 server,
                 frontend,
                 queues,
@@ -174,6 +173,7 @@ impl Server {
                         .map_err(|_| io::Error::other(format!("queue index {base}")))?;
                     // Nothing is under way in a stopped queue: what was taken was also used.
                     Ok(QueuePosition {
+                        index,
                         next_avail: next,
                         next_used: next,
                     })
@@ -288,7 +288,7 @@ fn hand_over(frontend: &mut Frontend, memory: &GuestRam, queue: &DeviceQueue) ->
 
 /// The file system device at work, in the server's hands.
 struct RunningFileSystem {
-    tag: String,
+    config: SharedConfig,
     server: Server,
     frontend: Frontend,
     queues: Vec<DeviceQueue>,
@@ -317,7 +317,7 @@ impl Running for RunningFileSystem {
         ))
     }
 
-    fn stop(self: Box<Self>) -> (Box<dyn Device>, Vec<QueuePosition>) {
+    fn stop(self: Box<Self>) -> Stopped {
         let (positions, server) = match self.server.stop(&self.frontend, self.queues.len()) {
             Ok(positions) => (positions, Some(self.server)),
             // Whether it still works on the queues is not known. Without a connection it ends.
@@ -328,15 +328,18 @@ impl Running for RunningFileSystem {
             }
         };
         let device = FileSystem {
-            tag: self.tag,
+            config: self.config,
             server,
         };
-        (Box::new(device), positions)
+        Stopped {
+            device: Box::new(device),
+            positions,
+        }
     }
 
     /// The server counts for itself.
-    fn requests(&self) -> u64 {
-        0
+    fn counters(&self) -> Counters {
+        Counters::default()
     }
 
     fn serves_queues(&self) -> bool {

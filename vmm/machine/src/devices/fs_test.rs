@@ -12,9 +12,8 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use super::{FileSystem, PROTOCOL_FEATURES, QUEUE_SIZES};
 use crate::memory::{Backing, GuestRam};
-use crate::virtio::device::{Activation, Device, DeviceFault, QueuePosition, Running};
-use crate::virtio::interrupt::QueueInterrupt;
-use crate::virtio::mock_driver::MockDriver;
+use crate::virtio::device::{Device, DeviceFault, QueuePosition, Running, Stopped};
+use crate::virtio::mock_driver::{MockDriver, activation};
 
 // Requests of the vhost-user protocol.
 const GET_FEATURES: u32 = 1;
@@ -174,15 +173,11 @@ fn activate(
     device: Box<dyn Device>,
     drivers: &[MockDriver; 2],
 ) -> Result<Box<dyn Running>, (Box<dyn Device>, DeviceFault)> {
-    device.activate(Activation {
-        features: RING_FEATURES,
-        memory: Arc::clone(&drivers[0].memory),
-        queues: vec![
-            Some(drivers[0].queue(0).unwrap()),
-            Some(drivers[1].queue(1).unwrap()),
-        ],
-        config_interrupt: QueueInterrupt::new().unwrap(),
-    })
+    let queues = vec![
+        Some(drivers[0].queue(0).unwrap()),
+        Some(drivers[1].queue(1).unwrap()),
+    ];
+    device.activate(activation(RING_FEATURES, &drivers[0].memory, queues))
 }
 
 fn device(socket: UnixStream) -> Box<dyn Device> {
@@ -266,25 +261,25 @@ fn a_stopped_device_goes_on_over_the_same_connection() {
     let running = activate(device(socket), &drivers)
         .map_err(|(_, fault)| fault)
         .unwrap();
-    let (device, positions) = running.stop();
-    let position = QueuePosition {
+    let Stopped { device, positions } = running.stop();
+    let position = |index| QueuePosition {
+        index,
         next_avail: 77,
         next_used: 77,
     };
-    assert_eq!(positions, [position; 2]);
+    assert_eq!(positions, [position(0), position(1)]);
 
     let queues = drivers.iter().enumerate().map(|(index, driver)| {
         let mut queue = driver.queue(index).unwrap();
-        queue.set_position(position);
+        queue.set_position(position(index));
         Some(queue)
     });
     let running = device
-        .activate(Activation {
-            features: RING_FEATURES,
-            memory: Arc::clone(&drivers[0].memory),
-            queues: queues.collect(),
-            config_interrupt: QueueInterrupt::new().unwrap(),
-        })
+        .activate(activation(
+            RING_FEATURES,
+            &drivers[0].memory,
+            queues.collect(),
+        ))
         .map_err(|(_, fault)| fault)
         .unwrap();
     drop(running);
@@ -320,7 +315,7 @@ fn a_server_that_goes_away_stops_the_device() {
         })
     ));
     // It stops at once, and for good.
-    let (device, positions) = running.stop();
+    let Stopped { device, positions } = running.stop();
     assert_eq!(positions.len(), 2);
     assert!(activate(device, &drivers).is_err());
 }
@@ -365,7 +360,7 @@ fn a_server_that_does_not_stop_is_given_up() {
     let running = activate(device(socket), &drivers)
         .map_err(|(_, fault)| fault)
         .unwrap();
-    let (device, positions) = running.stop();
+    let Stopped { device, positions } = running.stop();
     assert_eq!(positions.len(), 2);
     server.join().unwrap();
     assert!(activate(device, &drivers).is_err());
@@ -389,7 +384,7 @@ fn a_server_that_talks_nonsense_is_given_up() {
     let running = activate(device(socket), &drivers)
         .map_err(|(_, fault)| fault)
         .unwrap();
-    let (device, _) = running.stop();
+    let device = running.stop().device;
     assert!(activate(device, &drivers).is_err());
 }
 
@@ -401,11 +396,11 @@ fn memory_that_cannot_be_shared_is_refused() {
 #[test]
 fn the_configuration_space_holds_tag_and_queues() {
     let (socket, _other) = UnixStream::pair().unwrap();
-    let config = device(socket).config();
-    assert_eq!(config.len(), 40);
+    let mut config = [0xee; 41];
+    device(socket).config().read(0, &mut config);
     assert_eq!(&config[..8], b"caisson\0");
     assert!(config[8..36].iter().all(|byte| *byte == 0));
-    assert_eq!(config[36..], [1, 0, 0, 0]);
+    assert_eq!(config[36..], [1, 0, 0, 0, 0]);
 }
 
 #[test]

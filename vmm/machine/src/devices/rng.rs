@@ -4,9 +4,10 @@ use rustix::rand::GetRandomFlags;
 use vm_memory::VolatileSlice;
 
 use crate::virtio::chain::Chain;
+use crate::virtio::config::SharedConfig;
 use crate::virtio::device::{
-    ActivateResult, Activation, Device, DeviceFault, DeviceKind, Interest, QueuePosition, Running,
-    Watch,
+    ActivateResult, Activation, Counters, Device, DeviceFault, DeviceKind, Interest, Running,
+    Stopped, Watch,
 };
 use crate::virtio::queue::{DeviceQueue, QueueError};
 
@@ -22,15 +23,20 @@ const BLOCK: usize = 4096;
 const QUEUE_SIZES: [u16; 1] = [64];
 
 /// The entropy device before activation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Rng {
-    requests: u64,
+    config: SharedConfig,
+    /// What earlier activations did.
+    counters: Counters,
 }
 
 impl Rng {
     /// Makes the device.
     pub(crate) fn new() -> Self {
-        Self::default()
+        Self {
+            config: SharedConfig::new(Vec::new()),
+            counters: Counters::default(),
+        }
     }
 }
 
@@ -47,15 +53,15 @@ impl Device for Rng {
         0
     }
 
-    fn config(&self) -> Vec<u8> {
-        Vec::new()
+    fn config(&self) -> SharedConfig {
+        self.config.clone()
     }
 
     fn activate(self: Box<Self>, activation: Activation) -> ActivateResult {
         match activation.queues.into_iter().next().flatten() {
             Some(queue) => Ok(Box::new(RunningRng {
+                device: *self,
                 queue,
-                earlier: self.requests,
             })),
             None => Err((self, DeviceFault::QueueMissing(0))),
         }
@@ -64,9 +70,8 @@ impl Device for Rng {
 
 /// The entropy device at work.
 struct RunningRng {
+    device: Rng,
     queue: DeviceQueue,
-    /// Requests served before the last reset.
-    earlier: u64,
 }
 
 /// Fills the writable part of `chain`; returns the number of bytes written.
@@ -116,7 +121,15 @@ impl Running for RunningRng {
 
     fn on_queue(&mut self, index: usize) -> Result<Interest, DeviceFault> {
         if index == 0 {
-            self.queue.serve(fill).map_err(|error| error.on(0))?;
+            let given = &mut self.device.counters.bytes_to_guest;
+            let serve = |chain: &Chain| {
+                let count = fill(chain)?;
+                *given = given.saturating_add(count.into());
+                Ok(count)
+            };
+            self.queue
+                .serve(serve)
+                .map_err(|error: QueueError| error.on(0))?;
         }
         Ok(Interest::Same)
     }
@@ -125,15 +138,23 @@ impl Running for RunningRng {
         Ok(Interest::Same)
     }
 
-    fn stop(self: Box<Self>) -> (Box<dyn Device>, Vec<QueuePosition>) {
-        let device = Rng {
-            requests: self.requests(),
-        };
-        (Box::new(device), vec![self.queue.position()])
+    fn stop(self: Box<Self>) -> Stopped {
+        let counters = self.counters();
+        Stopped {
+            positions: vec![self.queue.position()],
+            device: Box::new(Rng {
+                counters,
+                ..self.device
+            }),
+        }
     }
 
-    fn requests(&self) -> u64 {
-        self.earlier.saturating_add(self.queue.requests())
+    fn counters(&self) -> Counters {
+        let earlier = self.device.counters;
+        Counters {
+            requests: earlier.requests.saturating_add(self.queue.requests()),
+            ..earlier
+        }
     }
 }
 

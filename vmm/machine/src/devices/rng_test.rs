@@ -1,18 +1,12 @@
 use super::{MAX_REQUEST, Rng};
-use crate::virtio::device::{Activation, Device, DeviceFault, Running};
-use crate::virtio::interrupt::QueueInterrupt;
-use crate::virtio::mock_driver::{MockDriver, guest_ram};
-use std::sync::Arc;
+use crate::virtio::device::{Device, DeviceFault, Running, Stopped};
+use crate::virtio::mock_driver::{MockDriver, activation, guest_ram};
 
 const DATA: u64 = 0x10_0000;
 
 fn activate(driver: &MockDriver) -> Box<dyn Running> {
-    let activation = Activation {
-        features: 0,
-        memory: Arc::clone(&driver.memory),
-        queues: vec![Some(driver.queue(0).unwrap())],
-        config_interrupt: QueueInterrupt::new().unwrap(),
-    };
+    let queues = vec![Some(driver.queue(0).unwrap())];
+    let activation = activation(0, &driver.memory, queues);
     Box::new(Rng::new())
         .activate(activation)
         .map_err(|(_, fault)| fault)
@@ -31,7 +25,7 @@ fn every_buffer_is_filled() {
     // Nothing beside the buffers is touched.
     assert_eq!(driver.read::<16>(DATA + 33), [0; 16]);
     assert_eq!(driver.interrupts(), 1);
-    assert_eq!(rng.requests(), 1);
+    assert_eq!(rng.counters().requests, 1);
 }
 
 #[test]
@@ -82,16 +76,11 @@ fn it_goes_on_after_a_stop() {
     driver.add(&[(DATA, 16, true)]);
     rng.on_queue(0).unwrap();
     driver.take_used().unwrap();
-    let (device, positions) = rng.stop();
+    let Stopped { device, positions } = rng.stop();
 
     let mut queue = driver.queue(0).unwrap();
     queue.set_position(positions[0]);
-    let activation = Activation {
-        features: 0,
-        memory: Arc::clone(&driver.memory),
-        queues: vec![Some(queue)],
-        config_interrupt: QueueInterrupt::new().unwrap(),
-    };
+    let activation = activation(0, &driver.memory, vec![Some(queue)]);
     let mut rng = device
         .activate(activation)
         .map_err(|(_, fault)| fault)
@@ -99,5 +88,6 @@ fn it_goes_on_after_a_stop() {
     let head = driver.add(&[(DATA, 16, true)]);
     rng.on_queue(0).unwrap();
     assert_eq!(driver.take_used(), Some((head, 16)));
-    assert_eq!(rng.requests(), 2);
+    let counters = rng.counters();
+    assert_eq!((counters.requests, counters.bytes_to_guest), (2, 32));
 }

@@ -31,9 +31,10 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use self::packet::{HEADER_SIZE, op};
 use self::table::{MAX_CONNECTIONS, Table, Token, Work};
 use crate::virtio::chain::Chain;
+use crate::virtio::config::SharedConfig;
 use crate::virtio::device::{
-    ActivateResult, Activation, Device, DeviceFault, DeviceKind, Interest, QueuePosition, Running,
-    Watch,
+    ActivateResult, Activation, Counters, Device, DeviceFault, DeviceKind, Interest, Running,
+    Stopped, Watch,
 };
 use crate::virtio::queue::{DeviceQueue, QueueError};
 
@@ -116,9 +117,12 @@ impl VsockConnector {
 /// The socket device before activation.
 pub(crate) struct Vsock {
     guest_cid: u64,
+    config: SharedConfig,
     requests: Arc<Requests>,
-    /// Requests served before the last reset.
-    served: u64,
+    /// The connections, which outlive a pause but not a reset.
+    table: Table,
+    /// What earlier activations did.
+    counters: Counters,
 }
 
 impl Vsock {
@@ -135,10 +139,13 @@ impl Vsock {
             wake: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
             events,
         });
+        let guest_cid = u64::from(guest_cid);
         let device = Self {
-            guest_cid: u64::from(guest_cid),
+            guest_cid,
+            config: SharedConfig::new(guest_cid.to_le_bytes().to_vec()),
             requests: Arc::clone(&requests),
-            served: 0,
+            table: Table::new(guest_cid, Arc::clone(&requests.events)),
+            counters: Counters::default(),
         };
         Ok((device, VsockConnector(requests)))
     }
@@ -157,8 +164,8 @@ impl Device for Vsock {
         FEATURE_STREAM
     }
 
-    fn config(&self) -> Vec<u8> {
-        self.guest_cid.to_le_bytes().to_vec()
+    fn config(&self) -> SharedConfig {
+        self.config.clone()
     }
 
     fn activate(self: Box<Self>, activation: Activation) -> ActivateResult {
@@ -176,14 +183,17 @@ impl Device for Vsock {
         let Some(event) = event else {
             return Err((self, DeviceFault::QueueMissing(EVENT)));
         };
-        let table = Table::new(self.guest_cid, Arc::clone(&self.requests.events));
         Ok(Box::new(RunningVsock {
             device: *self,
             receive,
             transmit,
             event,
-            table,
         }))
+    }
+
+    fn reset(&mut self) {
+        let empty = Table::new(self.guest_cid, Arc::clone(&self.requests.events));
+        std::mem::replace(&mut self.table, empty).end_all();
     }
 }
 
@@ -193,12 +203,11 @@ struct RunningVsock {
     receive: DeviceQueue,
     transmit: DeviceQueue,
     event: DeviceQueue,
-    table: Table,
 }
 
 impl RunningVsock {
     fn take_transmit_queue(&mut self) -> Result<(), DeviceFault> {
-        let table = &mut self.table;
+        let table = &mut self.device.table;
         self.transmit
             .serve(|chain| table.on_packet(chain).map(|()| 0))
             .map_err(|error: QueueError| error.on(TRANSMIT))
@@ -208,7 +217,7 @@ impl RunningVsock {
     fn fill_receive_queue(&mut self) -> Result<Interest, DeviceFault> {
         self.try_fill_receive_queue()
             .map_err(|error| error.on(RECEIVE))?;
-        Ok(if self.table.take_watches_changed() {
+        Ok(if self.device.table.take_watches_changed() {
             Interest::Changed
         } else {
             Interest::Same
@@ -220,7 +229,7 @@ impl RunningVsock {
         // As for the transmit queue: a guest that gives buffers as fast as they are filled must not
         // keep the io thread here.
         for _ in 0..self.receive.settings().size {
-            let Some(work) = self.table.work() else {
+            let Some(work) = self.device.table.work() else {
                 return self.receive.signal_used();
             };
             // Buffers that come while there is nothing to send need no notification; they matter
@@ -245,11 +254,11 @@ impl RunningVsock {
                 let Some(chain) = self.receive.pop()? else {
                     return Ok(false);
                 };
-                if let Some(connection) = self.table.get_mut(token) {
+                if let Some(connection) = self.device.table.get_mut(token) {
                     let header = connection.header(self.device.guest_cid, op, flags, 0);
                     chain.writer().write_object(&header)?;
                 }
-                self.table.served(token);
+                self.device.table.served(token);
                 self.receive.complete(chain, HEADER_SIZE as u32)?;
                 return Ok(true);
             }
@@ -259,13 +268,13 @@ impl RunningVsock {
         };
         chain.writer().write_object(&header)?;
         self.receive.complete(chain, HEADER_SIZE as u32)?;
-        self.table.reset_sent();
+        self.device.table.reset_sent();
         Ok(true)
     }
 
     /// Reads at most `room` bytes from the host into as many buffers of the guest as make sense.
     fn send_data(&mut self, token: Token, room: u32) -> Result<bool, QueueError> {
-        let Some(connection) = self.table.get_mut(token) else {
+        let Some(connection) = self.device.table.get_mut(token) else {
             return Ok(true);
         };
         let mut left = usize::try_from(room).unwrap_or(usize::MAX);
@@ -315,13 +324,15 @@ impl RunningVsock {
         for chain in unused.into_iter().rev() {
             self.receive.put_back(chain)?;
         }
-        self.table.served(token);
+        self.device.table.served(token);
         Ok(true)
     }
 
     fn take_requests(&mut self) {
         for request in self.device.requests.take() {
-            self.table.connect(request.id, request.port, request.stream);
+            self.device
+                .table
+                .connect(request.id, request.port, request.stream);
         }
     }
 }
@@ -335,7 +346,7 @@ impl Running for RunningVsock {
             writable: false,
         };
         std::iter::once(connector)
-            .chain(self.table.watches())
+            .chain(self.device.table.watches())
             .collect()
     }
 
@@ -350,32 +361,35 @@ impl Running for RunningVsock {
         if token == CONNECTOR {
             self.take_requests();
         } else {
-            self.table.on_ready(token);
+            self.device.table.on_ready(token);
         }
         self.fill_receive_queue()
     }
 
-    fn stop(mut self: Box<Self>) -> (Box<dyn Device>, Vec<QueuePosition>) {
+    fn stop(mut self: Box<Self>) -> Stopped {
         // The guest's last words: what it sent before it was stopped still goes to the host. A
         // fault no longer matters.
         let _ = self.take_transmit_queue();
         let positions = [&self.receive, &self.transmit, &self.event]
             .map(DeviceQueue::position)
             .to_vec();
-        let mut device = self.device;
-        device.served = device
-            .served
-            .saturating_add(self.receive.requests())
-            .saturating_add(self.transmit.requests());
-        self.table.end_all();
-        (Box::new(device), positions)
+        self.device.counters = self.counters();
+        Stopped {
+            device: Box::new(self.device),
+            positions,
+        }
     }
 
-    fn requests(&self) -> u64 {
-        self.device
-            .served
-            .saturating_add(self.receive.requests())
-            .saturating_add(self.transmit.requests())
+    fn counters(&self) -> Counters {
+        let earlier = self.device.counters;
+        let now = self
+            .receive
+            .requests()
+            .saturating_add(self.transmit.requests());
+        Counters {
+            requests: earlier.requests.saturating_add(now),
+            ..earlier
+        }
     }
 }
 

@@ -11,9 +11,8 @@ use super::credit::WINDOW;
 use super::packet::{HEADER_SIZE, Header, STREAM, op, shutdown};
 use super::table::{FIRST_LOCAL_PORT, MAX_CONNECTIONS};
 use super::{EVENT, QUEUE_SIZES, RECEIVE, TRANSMIT, Vsock, VsockConnector, VsockEvents};
-use crate::virtio::device::{Activation, Device, DeviceFault, Running, Watch};
-use crate::virtio::interrupt::QueueInterrupt;
-use crate::virtio::mock_driver::{MockDriver, guest_ram};
+use crate::virtio::device::{Device, DeviceFault, Running, Stopped, Watch};
+use crate::virtio::mock_driver::{MockDriver, activation, guest_ram};
 
 #[path = "vsock_test/closing.rs"]
 mod closing;
@@ -131,12 +130,7 @@ impl Bench {
             .enumerate()
             .map(|(index, driver)| Some(driver.queue(index).unwrap()))
             .collect();
-        let activation = Activation {
-            features: device.features(),
-            memory: Arc::clone(&self.drivers[0].memory),
-            queues,
-            config_interrupt: QueueInterrupt::new().unwrap(),
-        };
+        let activation = activation(device.features(), &self.drivers[0].memory, queues);
         let running = device.activate(activation).map_err(|(_, fault)| fault);
         self.device = Some(running.unwrap());
     }

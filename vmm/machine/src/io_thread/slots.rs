@@ -1,20 +1,22 @@
 //! The devices on the io thread, each in its place.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use caisson_control::DeviceStatistics;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::wait_context::{Token, WaitContext};
 use crate::events::EventSender;
-use crate::virtio::device::{Device, DeviceFault, DeviceKind, Interest, Running, Watch};
-use crate::virtio::runner::{FaultLine, Job};
+use crate::virtio::device::{
+    Counters, Device, DeviceFault, DeviceKind, Interest, Running, Stopped, Watch,
+};
+use crate::virtio::runner::{DriverLine, Job};
 
 /// All places.
 pub(super) struct Slots {
-    slots: Vec<Slot>,
+    slots: BTreeMap<usize, Slot>,
     wait: WaitContext,
     events: EventSender,
 }
@@ -23,7 +25,8 @@ pub(super) struct Slots {
 struct Slot {
     kind: DeviceKind,
     state: State,
-    requests: u64,
+    /// What its device did before its last stop.
+    counters: Counters,
     faults: u64,
 }
 
@@ -40,20 +43,14 @@ struct Active {
     device: Box<dyn Running>,
     kicks: Vec<Option<Arc<EventFd>>>,
     watches: Vec<Watch>,
-    fault_line: FaultLine,
+    driver: DriverLine,
 }
 
 impl Slots {
-    /// Empty places for devices of these kinds.
-    pub(super) fn new(kinds: &[DeviceKind], events: EventSender, wait: WaitContext) -> Self {
-        let slot = |kind: &DeviceKind| Slot {
-            kind: *kind,
-            state: State::Empty,
-            requests: 0,
-            faults: 0,
-        };
+    /// Nothing in any place.
+    pub(super) fn new(events: EventSender, wait: WaitContext) -> Self {
         Self {
-            slots: kinds.iter().map(slot).collect(),
+            slots: BTreeMap::new(),
             wait,
             events,
         }
@@ -70,23 +67,26 @@ impl Slots {
             place,
             device,
             activation,
-            fault_line,
         } = job;
         let kicks = activation.queues.iter().map(|queue| {
             let queue = queue.as_ref()?;
             Some(Arc::clone(queue.kick()))
         });
         let kicks = kicks.collect();
-        let Some(slot) = self.slots.get_mut(place) else {
-            return;
-        };
+        let driver = activation.driver.clone();
+        let slot = self.slots.entry(place).or_insert_with(|| Slot {
+            kind: device.kind(),
+            state: State::Empty,
+            counters: Counters::default(),
+            faults: 0,
+        });
         match device.activate(activation) {
             Ok(device) => {
                 let mut active = Active {
                     device,
                     kicks,
                     watches: Vec::new(),
-                    fault_line,
+                    driver,
                 };
                 let started = active
                     .watch_queues(&self.wait, place as u16)
@@ -99,7 +99,7 @@ impl Slots {
             Err((device, fault)) => {
                 slot.state = State::Faulted(device);
                 slot.faults += 1;
-                fault_line.raise();
+                driver.fault();
                 self.events
                     .device_fault(slot.kind.name(), fault.to_string());
             }
@@ -108,18 +108,32 @@ impl Slots {
 
     /// Stops the device in `place` and gives it back. What its driver asked for before is done
     /// first, so that nothing is lost when a machine ends right after its last request.
-    pub(super) fn stop(&mut self, place: usize) -> Option<Box<dyn Device>> {
+    pub(super) fn stop(&mut self, place: usize) -> Option<Stopped> {
         for index in 0..self.kicked(place).len() {
             self.on_queue(place as u16, index as u16);
         }
-        let slot = self.slots.get_mut(place)?;
+        let slot = self.slots.get_mut(&place)?;
         match std::mem::replace(&mut slot.state, State::Empty) {
             State::Empty => None,
             State::Running(active) => {
-                slot.requests = active.device.requests();
+                slot.counters = active.device.counters();
                 Some(active.stop(&self.wait))
             }
-            State::Faulted(device) => Some(device),
+            State::Faulted(device) => Some(Stopped {
+                device,
+                positions: Vec::new(),
+            }),
+        }
+    }
+
+    /// Forgets the counters of a place: another device will be there.
+    pub(super) fn forget(&mut self, place: usize) {
+        if let Some(Slot {
+            state: State::Empty,
+            ..
+        }) = self.slots.get(&place)
+        {
+            self.slots.remove(&place);
         }
     }
 
@@ -147,28 +161,27 @@ impl Slots {
         }
     }
 
-    /// Counters of all devices.
-    pub(super) fn statistics(&self) -> Vec<DeviceStatistics> {
-        let statistics = |slot: &Slot| DeviceStatistics {
-            device: slot.kind.name().to_owned(),
-            requests: match &slot.state {
-                State::Running(active) => active.device.requests(),
-                State::Empty | State::Faulted(_) => slot.requests,
-            },
-            faults: slot.faults,
+    /// Counters and faults of the devices that were ever started, by place.
+    pub(super) fn statistics(&self) -> BTreeMap<usize, (Counters, u64)> {
+        let statistics = |(place, slot): (&usize, &Slot)| {
+            let counters = match &slot.state {
+                State::Running(active) => active.device.counters(),
+                State::Empty | State::Faulted(_) => slot.counters,
+            };
+            (*place, (counters, slot.faults))
         };
         self.slots.iter().map(statistics).collect()
     }
 
     fn active(&mut self, place: u16) -> Option<&mut Active> {
-        match &mut self.slots.get_mut(usize::from(place))?.state {
+        match &mut self.slots.get_mut(&usize::from(place))?.state {
             State::Running(active) => Some(active),
             State::Empty | State::Faulted(_) => None,
         }
     }
 
     fn kicked(&self, place: usize) -> &[Option<Arc<EventFd>>] {
-        match self.slots.get(place).map(|slot| &slot.state) {
+        match self.slots.get(&place).map(|slot| &slot.state) {
             Some(State::Running(active)) => &active.kicks,
             _ => &[],
         }
@@ -177,7 +190,7 @@ impl Slots {
     /// Does what follows from a call of a device.
     fn after(&mut self, place: u16, result: Result<Interest, DeviceFault>) {
         let wait = &self.wait;
-        let result = match (result, self.slots.get_mut(usize::from(place))) {
+        let result = match (result, self.slots.get_mut(&usize::from(place))) {
             (Ok(Interest::Changed), Some(slot)) => match &mut slot.state {
                 State::Running(active) => active.watch_device(wait, place),
                 State::Empty | State::Faulted(_) => Ok(()),
@@ -191,15 +204,15 @@ impl Slots {
 
     /// Stops a device whose driver broke the rules, and tells the driver.
     fn fault(&mut self, place: usize, fault: &DeviceFault) {
-        let Some(slot) = self.slots.get_mut(place) else {
+        let Some(slot) = self.slots.get_mut(&place) else {
             return;
         };
         slot.faults += 1;
         if let State::Running(active) = std::mem::replace(&mut slot.state, State::Empty) {
-            slot.requests = active.device.requests();
-            let fault_line = active.fault_line.clone();
-            slot.state = State::Faulted(active.stop(&self.wait));
-            fault_line.raise();
+            slot.counters = active.device.counters();
+            let driver = active.driver.clone();
+            slot.state = State::Faulted(active.stop(&self.wait).device);
+            driver.fault();
         }
         self.events
             .device_fault(slot.kind.name(), fault.to_string());
@@ -239,16 +252,14 @@ impl Active {
     }
 
     /// Stops the device after nobody waits for it any more.
-    fn stop(self, wait: &WaitContext) -> Box<dyn Device> {
+    fn stop(self, wait: &WaitContext) -> Stopped {
         for kick in self.kicks.iter().flatten() {
             wait.remove(kick.as_raw_fd());
         }
         for watch in &self.watches {
             wait.remove(watch.fd);
         }
-        // The positions of the queues are for a resume or a snapshot; here the driver starts anew.
-        let (device, _) = self.device.stop();
-        device
+        self.device.stop()
     }
 }
 

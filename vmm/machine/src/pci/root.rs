@@ -2,6 +2,7 @@
 
 use super::Function;
 use super::posted::PostedWrites;
+use crate::virtio::device::DeviceKind;
 
 /// Port of the address register, 32 bits.
 pub(crate) const ADDRESS_PORT: u16 = 0xcf8;
@@ -14,10 +15,13 @@ pub(crate) const MAX_FUNCTIONS: usize = 32;
 /// Bit of the address register that turns accesses to the data register into configuration cycles.
 const ENABLE: u32 = 1 << 31;
 
-/// Where the BARs are handed out. It ends below the IOAPIC at 0xfec0_0000.
-const WINDOW: std::ops::Range<u32> = 0xc000_0000..0xfe00_0000;
+/// Where the BARs are at first, those of each slot in a stretch of its own. The guest moves them if
+/// it likes to.
+const WINDOW: u32 = 0xc000_0000;
+/// The stretch of a slot.
+const BAR_STRETCH: u32 = 0x1_0000;
 
-/// No slot or no address is left on the bus.
+/// No slot is left on the bus.
 #[derive(Debug, thiserror::Error)]
 #[error("the PCI bus is full: it has room for {MAX_FUNCTIONS} functions")]
 pub(crate) struct BusFull;
@@ -27,8 +31,7 @@ pub(crate) struct PciRoot {
     address: u32,
     /// Writes to the address register that KVM has kept back.
     posted: Option<PostedWrites>,
-    functions: Vec<Box<dyn Function>>,
-    next_bar: u32,
+    slots: [Option<Box<dyn Function>>; MAX_FUNCTIONS],
 }
 
 impl PciRoot {
@@ -37,8 +40,7 @@ impl PciRoot {
         Self {
             address: 0,
             posted: None,
-            functions: Vec::new(),
-            next_bar: WINDOW.start,
+            slots: [const { None }; MAX_FUNCTIONS],
         }
     }
 
@@ -47,33 +49,40 @@ impl PciRoot {
         self.posted = Some(posted);
     }
 
-    /// Sets `length` bytes of the window aside, aligned to `length`, a power of two.
+    /// The first slot that is free.
     ///
     /// # Errors
-    /// Fails when the window is used up.
-    pub(crate) fn allocate_bar(&mut self, length: u32) -> Result<u32, BusFull> {
-        let start = self
-            .next_bar
-            .checked_next_multiple_of(length)
-            .ok_or(BusFull)?;
-        let end = start.checked_add(length).ok_or(BusFull)?;
-        if end > WINDOW.end {
-            return Err(BusFull);
-        }
-        self.next_bar = end;
-        Ok(start)
+    /// Fails when all are taken.
+    pub(crate) fn free_slot(&self) -> Result<u8, BusFull> {
+        let slot = self.slots.iter().position(Option::is_none);
+        slot.and_then(|slot| u8::try_from(slot).ok()).ok_or(BusFull)
     }
 
-    /// Puts a function into the next slot.
-    ///
-    /// # Errors
-    /// Fails when all slots are taken.
-    pub(crate) fn add(&mut self, function: Box<dyn Function>) -> Result<(), BusFull> {
-        if self.functions.len() >= MAX_FUNCTIONS {
-            return Err(BusFull);
-        }
-        self.functions.push(function);
-        Ok(())
+    /// Where the BAR of the function in `slot` is put at first: room for 64 KiB.
+    pub(crate) fn first_bar(slot: u8) -> u32 {
+        WINDOW + u32::from(slot) * BAR_STRETCH
+    }
+
+    /// Puts a function into a slot and gives back what was there.
+    pub(crate) fn put(
+        &mut self,
+        slot: u8,
+        function: Box<dyn Function>,
+    ) -> Option<Box<dyn Function>> {
+        self.slots.get_mut(usize::from(slot))?.replace(function)
+    }
+
+    /// Takes the function in a slot off the bus.
+    pub(crate) fn take(&mut self, slot: u8) -> Option<Box<dyn Function>> {
+        self.slots.get_mut(usize::from(slot))?.take()
+    }
+
+    /// The virtio devices and their slots, in ascending order.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = (u8, DeviceKind)> {
+        (0..).zip(&self.slots).filter_map(|(slot, function)| {
+            let kind = function.as_ref()?.device()?;
+            Some((slot, kind))
+        })
     }
 
     /// Handles a read of a port from [`ADDRESS_PORT`] on, eight ports in all.
@@ -131,11 +140,23 @@ impl PciRoot {
         }
     }
 
-    /// Stops what runs behind the functions.
+    /// Stops what runs behind the functions, where it is.
+    pub(crate) fn pause(&mut self) {
+        self.functions().for_each(|function| function.pause());
+    }
+
+    /// Lets what runs behind the functions go on.
+    pub(crate) fn resume(&mut self) {
+        self.functions().for_each(|function| function.resume());
+    }
+
+    /// Stops what runs behind the functions for good.
     pub(crate) fn shut_down(&mut self) {
-        for function in &mut self.functions {
-            function.shut_down();
-        }
+        self.functions().for_each(|function| function.shut_down());
+    }
+
+    fn functions(&mut self) -> impl Iterator<Item = &mut Box<dyn Function>> {
+        self.slots.iter_mut().flatten()
     }
 
     /// The function and the offset that the address register selects for an access of `length`
@@ -150,14 +171,14 @@ impl PciRoot {
         if bus != 0 || function & 7 != 0 {
             return None;
         }
-        let function = self.functions.get_mut(usize::from(function >> 3))?;
+        let function = self.slots.get_mut(usize::from(function >> 3))?.as_mut()?;
         Some((function.as_mut(), (register & !3) | byte as u8))
     }
 
     /// The function whose BAR holds all of the access, and the offset in it.
     fn decoding(&mut self, address: u64, length: usize) -> Option<(&mut dyn Function, u64)> {
         let end = address.checked_add(length as u64)?;
-        for function in &mut self.functions {
+        for function in self.functions() {
             if let Some((start, size)) = function.bar()
                 && start <= address
                 && end <= start + size

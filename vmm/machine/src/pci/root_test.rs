@@ -40,12 +40,12 @@ impl Probe {
 fn bus() -> (PciRoot, Arc<Mutex<Vec<String>>>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let mut root = PciRoot::new();
-    root.add(Box::new(HostBridge::new())).unwrap();
-    root.add(Box::new(Probe {
+    root.put(0, Box::new(HostBridge::new()));
+    let probe = Probe {
         bar: Some((0xc000_1000, 0x1000)),
         seen: Arc::clone(&seen),
-    }))
-    .unwrap();
+    };
+    root.put(1, Box::new(probe));
     (root, seen)
 }
 
@@ -150,21 +150,37 @@ fn memory_goes_to_the_bar_that_holds_the_whole_access() {
 }
 
 #[test]
-fn bars_are_aligned_to_their_size_and_end_with_the_window() {
-    let mut root = PciRoot::new();
-    assert_eq!(root.allocate_bar(0x1000).unwrap(), WINDOW.start);
-    assert_eq!(root.allocate_bar(0x8000).unwrap(), WINDOW.start + 0x8000);
-    assert!(root.allocate_bar(1 << 30).is_err());
-    let quarter = 1 << 28;
-    while root.allocate_bar(quarter).is_ok() {}
-    assert!(root.next_bar <= WINDOW.end);
+fn every_slot_has_addresses_of_its_own_below_the_interrupt_controllers() {
+    let bars = (0..MAX_FUNCTIONS as u8).map(PciRoot::first_bar);
+    let bars: Vec<u32> = bars.collect();
+    assert!(bars.iter().all(|bar| bar.is_multiple_of(0x8000)));
+    assert!(bars.windows(2).all(|pair| pair[1] - pair[0] >= 0x8000));
+    assert!(bars[0] >= WINDOW && bars[31] + 0x8000 <= 0xfec0_0000);
 }
 
 #[test]
 fn the_thirty_third_function_does_not_fit() {
     let mut root = PciRoot::new();
-    for _ in 0..MAX_FUNCTIONS {
-        root.add(Box::new(HostBridge::new())).unwrap();
+    for slot in 0..MAX_FUNCTIONS as u8 {
+        assert_eq!(root.free_slot().unwrap(), slot);
+        assert!(root.put(slot, Box::new(HostBridge::new())).is_none());
     }
-    assert!(root.add(Box::new(HostBridge::new())).is_err());
+    assert!(root.free_slot().is_err());
+    assert!(root.put(32, Box::new(HostBridge::new())).is_none());
+    assert!(root.take(32).is_none());
+}
+
+#[test]
+fn a_function_that_was_taken_off_the_bus_is_gone_and_its_slot_free() {
+    let (mut root, seen) = bus();
+    assert!(root.take(1).is_some());
+    assert!(root.take(1).is_none());
+    select(&mut root, 0x8000_0840);
+    let mut data = [0; 4];
+    root.port_read(DATA_PORT, &mut data);
+    assert_eq!(data, [0xff; 4]);
+    root.memory_read(0xc000_1000, &mut data);
+    assert_eq!(data, [0xff; 4]);
+    assert!(seen.lock().unwrap().is_empty());
+    assert_eq!(root.free_slot().unwrap(), 1);
 }

@@ -1,7 +1,7 @@
 //! The thread of a vCPU: enter the guest, do what it asks for, enter again.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::{io, thread};
 
@@ -9,6 +9,7 @@ use caisson_control::ExitReason;
 use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
+use super::gate::Gate;
 use super::kick::{Kickable, ThreadId};
 use crate::bus::Bus;
 use crate::events::EventSender;
@@ -19,8 +20,9 @@ const STACK_SIZE: usize = 256 * 1024;
 /// All vCPUs of a machine.
 pub(crate) struct Vcpus {
     threads: Vec<Thread>,
-    entrance: Arc<Entrance>,
-    stop: Arc<AtomicBool>,
+    gate: Arc<Gate>,
+    bus: Arc<Bus>,
+    events: EventSender,
 }
 
 struct Thread {
@@ -40,51 +42,60 @@ enum End {
 }
 
 impl Vcpus {
-    /// Starts one thread for each vCPU. They wait until [`Vcpus::enter`] is called.
+    /// No vCPU yet. Those that are added wait until [`Vcpus::enter`] is called.
+    pub(crate) fn new(bus: Arc<Bus>, events: EventSender) -> Self {
+        Self {
+            threads: Vec::new(),
+            gate: Arc::default(),
+            bus,
+            events,
+        }
+    }
+
+    /// Starts the thread of another vCPU.
     ///
     /// # Errors
-    /// Fails when a thread cannot be started; those that were are ended again.
-    pub(crate) fn start(
-        vcpus: Vec<VcpuFd>,
-        bus: &Arc<Bus>,
-        events: &EventSender,
-    ) -> io::Result<Self> {
-        let mut all = Self {
-            threads: Vec::with_capacity(vcpus.len()),
-            entrance: Arc::default(),
-            stop: Arc::new(AtomicBool::new(false)),
+    /// Fails when the thread cannot be started.
+    pub(crate) fn add(&mut self, vcpu: VcpuFd) -> io::Result<()> {
+        let index = self.threads.len();
+        let exits = Arc::new(AtomicU64::new(0));
+        let runner = Runner {
+            index,
+            bus: Arc::clone(&self.bus),
+            events: self.events.clone(),
+            gate: Arc::clone(&self.gate),
+            exits: Arc::clone(&exits),
         };
-        let (sender, receiver) = std::sync::mpsc::channel();
-        for (index, vcpu) in vcpus.into_iter().enumerate() {
-            let exits = Arc::new(AtomicU64::new(0));
-            let runner = Runner {
-                index,
-                bus: Arc::clone(bus),
-                events: events.clone(),
-                stop: Arc::clone(&all.stop),
-                exits: Arc::clone(&exits),
-            };
-            let entrance = Arc::clone(&all.entrance);
-            let id = sender.clone();
-            let handle = thread::Builder::new()
-                .name(format!("vcpu{index}"))
-                .stack_size(STACK_SIZE)
-                .spawn(move || {
-                    let vcpu = Kickable::new(vcpu);
-                    // Nobody listens if the start failed, and then the stop flag is set.
-                    let _ = id.send(ThreadId::current());
-                    entrance.wait();
-                    runner.run(vcpu);
-                })?;
-            let id = receiver.recv().map_err(io::Error::other)?;
-            all.threads.push(Thread { handle, id, exits });
-        }
-        Ok(all)
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        let handle = thread::Builder::new()
+            .name(format!("vcpu{index}"))
+            .stack_size(STACK_SIZE)
+            .spawn(move || {
+                let vcpu = Kickable::new(vcpu);
+                // We wait for it.
+                let _ = sender.send(ThreadId::current());
+                runner.run(vcpu);
+            })?;
+        let id = receiver.recv().map_err(io::Error::other)?;
+        self.threads.push(Thread { handle, id, exits });
+        Ok(())
+    }
+
+    /// Number of vCPUs.
+    pub(crate) fn count(&self) -> usize {
+        self.threads.len()
     }
 
     /// Lets all vCPUs enter the guest.
     pub(crate) fn enter(&self) {
-        self.entrance.open();
+        self.gate.open();
+    }
+
+    /// Gets all vCPUs out of the guest, between two instructions, until [`Vcpus::enter`].
+    pub(crate) fn pause(&self) {
+        self.gate.close();
+        self.kick();
+        self.gate.wait_for_outside(self.threads.len());
     }
 
     /// Exits from guest mode to us so far, of each vCPU.
@@ -95,14 +106,17 @@ impl Vcpus {
 
     /// Gets all vCPUs out of the guest and ends their threads.
     pub(crate) fn stop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        self.entrance.open();
-        for thread in &self.threads {
-            thread.id.kick();
-        }
+        self.gate.end();
+        self.kick();
         for thread in self.threads.drain(..) {
             // A thread that panicked has ended too.
             let _ = thread.handle.join();
+        }
+    }
+
+    fn kick(&self) {
+        for thread in &self.threads {
+            thread.id.kick();
         }
     }
 }
@@ -113,32 +127,12 @@ impl Drop for Vcpus {
     }
 }
 
-/// The way into the guest, closed until all vCPUs are ready.
-#[derive(Default)]
-struct Entrance {
-    open: Mutex<bool>,
-    opened: Condvar,
-}
-
-impl Entrance {
-    fn open(&self) {
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.opened.notify_all();
-    }
-
-    fn wait(&self) {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        // The guard is not needed; a poisoned lock still tells whether the way is open.
-        drop(self.opened.wait_while(open, |open| !*open));
-    }
-}
-
 /// What a vCPU thread works with.
 struct Runner {
     index: usize,
     bus: Arc<Bus>,
     events: EventSender,
-    stop: Arc<AtomicBool>,
+    gate: Arc<Gate>,
     exits: Arc<AtomicU64>,
 }
 
@@ -150,6 +144,7 @@ impl Drop for Runner {
             self.events
                 .fail(format!("the thread of vcpu{index} panicked"));
         }
+        self.gate.leave();
     }
 }
 
@@ -163,7 +158,20 @@ impl Runner {
     }
 
     fn enter_until_end(&self, vcpu: &mut Kickable) -> End {
-        while !self.stop.load(Ordering::Acquire) {
+        while self.gate.pass() {
+            // Tells the guest's watchdogs that it was not they who stood still. KVM refuses where
+            // the guest has no clock of KVM's, as at the start, and then there is nothing to tell.
+            let _ = vcpu.vcpu().kvmclock_ctrl();
+            if let Some(end) = self.enter_until_closed(vcpu) {
+                return end;
+            }
+        }
+        End::Stopped
+    }
+
+    /// Runs the guest as long as the gate is open.
+    fn enter_until_closed(&self, vcpu: &mut Kickable) -> Option<End> {
+        while self.gate.is_open() {
             let end = match vcpu.vcpu().run() {
                 Ok(exit) => {
                     self.exits.fetch_add(1, Ordering::Relaxed);
@@ -178,11 +186,11 @@ impl Runner {
             };
             match end {
                 None => {}
-                Some(End::Failed(message)) => return End::Failed(explain(&message, vcpu)),
-                Some(end) => return end,
+                Some(End::Failed(message)) => return Some(End::Failed(explain(&message, vcpu))),
+                Some(end) => return Some(end),
             }
         }
-        End::Stopped
+        None
     }
 
     /// Does what the guest asks for; the end, if it asks for that.

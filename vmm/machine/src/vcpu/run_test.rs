@@ -89,13 +89,16 @@ impl Bench {
         let console = Console::new(None, tail.clone()).unwrap();
         let serial = SerialPort::new(EventFd::new(EFD_NONBLOCK).unwrap(), console);
         let mut pci = PciRoot::new();
-        pci.add(Box::new(HostBridge::new())).unwrap();
+        pci.put(0, Box::new(HostBridge::new()));
         if vm.post_writes(ADDRESS_PORT).unwrap() {
             pci.set_posted(PostedWrites::new(&all[0]).unwrap());
         }
         let bus = Arc::new(Bus::new(pci, serial, sender.clone()));
         kick::install().unwrap();
-        let vcpus = Vcpus::start(all, &bus, &sender).unwrap();
+        let mut vcpus = Vcpus::new(bus, sender);
+        for vcpu in all {
+            vcpus.add(vcpu).unwrap();
+        }
         Some(Self {
             vcpus,
             tail,
@@ -246,6 +249,42 @@ fn vcpus_that_never_entered_stop_too() {
     let (tail, vcpus) = (bench.tail.clone(), bench.vcpus);
     drop(vcpus);
     assert_eq!(tail.text(), "");
+}
+
+#[test]
+fn a_paused_guest_stands_still_and_goes_on_where_it_was() {
+    // again: inc dword [0x300000]; jmp again
+    let program = [0xff, 0x05, 0x00, 0x00, 0x30, 0x00, 0xeb, 0xf8];
+    let Some(bench) = Bench::new(&program, 2) else {
+        return;
+    };
+    let count = || {
+        bench
+            .memory
+            .read_obj::<u32>(GuestAddress(0x30_0000))
+            .unwrap()
+    };
+    for _ in 0..20 {
+        let before = count();
+        bench.vcpus.enter();
+        while count() == before {
+            std::thread::yield_now();
+        }
+        bench.vcpus.pause();
+        let paused = count();
+        std::thread::yield_now();
+        assert_eq!(count(), paused);
+    }
+    assert!(bench.events.exit_reason().is_none());
+}
+
+#[test]
+fn a_guest_that_has_ended_can_be_paused() {
+    let Some(bench) = Bench::new(&triple_fault(), 1) else {
+        return;
+    };
+    assert_eq!(bench.run(), ExitReason::Shutdown);
+    bench.vcpus.pause();
 }
 
 #[test]

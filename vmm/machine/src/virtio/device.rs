@@ -11,13 +11,16 @@
 //! ```
 //!
 //! Before activation a device has an identity and no queues; after it, queues and no registers.
-//! `stop` is the one way out, behind reset, pause, unplug and the end of the machine.
+//! `stop` is the one way out, behind reset, pause, unplug and the end of the machine. What a device
+//! knows survives a stop, so that it can be activated again where it was after a pause; `reset`
+//! makes it forget.
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use super::interrupt::QueueInterrupt;
+use super::config::SharedConfig;
 use super::queue::{DeviceQueue, QueueError};
+use super::runner::DriverLine;
 use crate::memory::GuestRam;
 
 /// What the transport asks before activation, and the way into [`Running`].
@@ -29,13 +32,18 @@ pub(crate) trait Device: Send {
     /// Device features on offer, bits 0 to 23 and 50 to 63 (virtio 1.3 §2.2). The transport adds
     /// VERSION_1, INDIRECT_DESC and EVENT_IDX.
     fn features(&self) -> u64;
-    /// The device configuration space; the transport does all offsets and lengths.
-    fn config(&self) -> Vec<u8>;
-    /// Starts the device: the driver has set DRIVER_OK.
+    /// The device configuration space, always the same one; the transport does all offsets and
+    /// lengths.
+    fn config(&self) -> SharedConfig;
+    /// Starts the device: the driver has set DRIVER_OK, or the machine goes on after a pause, in
+    /// which case the queues stand where [`Running::stop`] left them.
     ///
     /// # Errors
-    /// Fails with the device itself when it cannot start; it is then as after a reset.
+    /// Fails with the device itself when it cannot start.
     fn activate(self: Box<Self>, activation: Activation) -> ActivateResult;
+    /// The driver reset the device, or the machine ends: whatever an earlier driver did is
+    /// forgotten.
+    fn reset(&mut self) {}
 }
 
 /// What [`Device::activate`] gives.
@@ -49,12 +57,8 @@ pub(crate) struct Activation {
     pub(crate) memory: Arc<GuestRam>,
     /// The queues that the driver enabled, in order; `None` for one it left alone.
     pub(crate) queues: Vec<Option<DeviceQueue>>,
-    /// The configuration change interrupt.
-    #[allow(
-        dead_code,
-        reason = "the devices so far never change their configuration"
-    )]
-    pub(crate) config_interrupt: QueueInterrupt,
+    /// How the device tells its driver that its configuration changed.
+    pub(crate) driver: DriverLine,
 }
 
 /// A device at work. All calls come from the io thread.
@@ -73,10 +77,11 @@ pub(crate) trait Running: Send {
     /// # Errors
     /// A fault stops the device until the driver resets it.
     fn on_ready(&mut self, token: u32) -> Result<Interest, DeviceFault>;
-    /// Drains every request in flight, then gives back the device and the positions of its queues.
-    fn stop(self: Box<Self>) -> (Box<dyn Device>, Vec<QueuePosition>);
-    /// Descriptor chains completed so far.
-    fn requests(&self) -> u64;
+    /// Completes every request in flight or puts it back, then gives back the device and the
+    /// positions of its queues.
+    fn stop(self: Box<Self>) -> Stopped;
+    /// What it did so far, earlier activations included.
+    fn counters(&self) -> Counters;
     /// Whether the io thread waits for the queue notifications. A device whose queues are served
     /// by another process hands the notification descriptors on and answers `false`.
     fn serves_queues(&self) -> bool {
@@ -106,9 +111,32 @@ pub(crate) struct Watch {
     pub(crate) writable: bool,
 }
 
+/// A device after its stop.
+pub(crate) struct Stopped {
+    /// The device.
+    pub(crate) device: Box<dyn Device>,
+    /// Where its queues stood.
+    pub(crate) positions: Vec<QueuePosition>,
+}
+
+/// What a device did since the machine started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    /// Descriptor chains completed.
+    pub(crate) requests: u64,
+    /// Bytes of data taken from the guest.
+    pub(crate) bytes_from_guest: u64,
+    /// Bytes of data given to the guest.
+    pub(crate) bytes_to_guest: u64,
+    /// Times it paused because of a rate limit.
+    pub(crate) throttled: u64,
+}
+
 /// Where a stopped queue stood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct QueuePosition {
+    /// Which queue of its device.
+    pub(crate) index: usize,
     /// Next index of the available ring to read.
     pub(crate) next_avail: u16,
     /// Next index of the used ring to write.
@@ -117,9 +145,20 @@ pub(crate) struct QueuePosition {
 
 /// Kinds of devices, with the numbers of virtio 1.3 §5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(dead_code, reason = "their devices follow")]
 pub(crate) enum DeviceKind {
+    /// Network device, §5.1.
+    Net,
+    /// Block device, §5.2.
+    Block,
+    /// Console device, §5.3.
+    Console,
     /// Entropy device, §5.4.
     Rng,
+    /// Traditional memory balloon device, §5.5.
+    Balloon,
+    /// Memory device, §5.15.
+    Memory,
     /// Socket device, §5.10.
     Vsock,
     /// File system device, §5.11.
@@ -130,7 +169,12 @@ impl DeviceKind {
     /// The virtio device id.
     pub(crate) fn id(self) -> u16 {
         match self {
+            Self::Net => 1,
+            Self::Block => 2,
+            Self::Console => 3,
             Self::Rng => 4,
+            Self::Balloon => 5,
+            Self::Memory => 24,
             Self::Vsock => 19,
             Self::FileSystem => 26,
         }
@@ -139,7 +183,12 @@ impl DeviceKind {
     /// The name used in events and metrics.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Net => "net",
+            Self::Block => "block",
+            Self::Console => "console",
             Self::Rng => "rng",
+            Self::Balloon => "balloon",
+            Self::Memory => "memory",
             Self::Vsock => "vsock",
             Self::FileSystem => "fs",
         }
@@ -148,9 +197,10 @@ impl DeviceKind {
     /// PCI class code: base class, subclass, programming interface.
     pub(crate) fn pci_class(self) -> [u8; 3] {
         match self {
-            Self::Rng => [0xff, 0x00, 0x00],
-            Self::Vsock => [0x07, 0x80, 0x00],
-            Self::FileSystem => [0x01, 0x80, 0x00],
+            Self::Net => [0x02, 0x00, 0x00],
+            Self::Block | Self::FileSystem => [0x01, 0x80, 0x00],
+            Self::Console | Self::Vsock => [0x07, 0x80, 0x00],
+            Self::Rng | Self::Balloon | Self::Memory => [0xff, 0x00, 0x00],
         }
     }
 }

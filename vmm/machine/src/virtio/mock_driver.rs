@@ -9,8 +9,10 @@ use virtio_bindings::bindings::virtio_ring::{
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::device::Activation;
 use super::interrupt::QueueInterrupt;
 use super::queue::{DeviceQueue, QueueError, QueueSettings};
+use super::runner::DriverLine;
 use crate::memory::{Backing, GuestRam};
 
 /// Descriptor flags.
@@ -23,6 +25,28 @@ pub(crate) const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
 /// 16 MiB of guest memory.
 pub(crate) fn guest_ram() -> Arc<GuestRam> {
     Arc::new(GuestRam::new(16, Backing::Private).unwrap())
+}
+
+/// A way to a driver that nobody looks at.
+pub(crate) fn driver_line() -> DriverLine {
+    DriverLine {
+        flags: Arc::default(),
+        interrupt: QueueInterrupt::new().unwrap(),
+    }
+}
+
+/// What a device receives whose driver accepted `features`.
+pub(crate) fn activation(
+    features: u64,
+    memory: &Arc<GuestRam>,
+    queues: Vec<Option<DeviceQueue>>,
+) -> Activation {
+    Activation {
+        features,
+        memory: Arc::clone(memory),
+        queues,
+        driver: driver_line(),
+    }
 }
 
 /// A buffer of a chain: address, length, whether the device writes it.

@@ -10,8 +10,9 @@
 //! ```
 
 mod function;
+mod life;
 mod queue_config;
 mod transport;
 
-pub(crate) use function::{BAR_LENGTH, VirtioFunction};
+pub(crate) use function::VirtioFunction;
 pub(crate) use transport::{Environment, Transport};

@@ -413,19 +413,13 @@ impl DeviceQueue {
     /// Where the queue stands. Chains in flight count as taken: complete them before.
     pub(crate) fn position(&self) -> QueuePosition {
         QueuePosition {
+            index: self.index,
             next_avail: self.queue.next_avail(),
             next_used: self.queue.next_used(),
         }
     }
 
     /// Goes on from where a stopped queue stood.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "a driver's reset starts anew; pause and restore will not"
-        )
-    )]
     pub(crate) fn set_position(&mut self, position: QueuePosition) {
         self.queue.set_next_avail(position.next_avail);
         self.queue.set_next_used(position.next_used);

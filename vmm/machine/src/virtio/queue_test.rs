@@ -115,6 +115,7 @@ fn the_rings_wrap_around() {
     let mut driver = driver(4);
     let mut queue = driver.queue(0).unwrap();
     let start = QueuePosition {
+        index: 0,
         next_avail: 0,
         next_used: 0,
     };
@@ -127,6 +128,7 @@ fn the_rings_wrap_around() {
     }
     assert_eq!(queue.requests(), 70_000);
     let position = QueuePosition {
+        index: 0,
         next_avail: (70_000u32 % 65_536) as u16,
         next_used: (70_000u32 % 65_536) as u16,
     };

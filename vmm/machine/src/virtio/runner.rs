@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::device::{Activation, Device};
+use super::device::{Activation, Device, Stopped};
 use super::interrupt::QueueInterrupt;
 
 /// ISR status bit: the configuration, or the device status, changed (virtio 1.3 §4.1.4.5).
@@ -15,8 +15,9 @@ const ISR_CONFIG: u8 = 1 << 1;
 pub(crate) trait DeviceRunner: Send + Sync {
     /// Takes a device over and activates it.
     fn start(&self, job: Job);
-    /// Stops the device in `place` and gives it back; `None` if none is there.
-    fn stop(&self, place: usize) -> Option<Box<dyn Device>>;
+    /// Stops the device in `place` and gives it back; `None` if none is there. One that stopped
+    /// because of a fault comes without the positions of its queues.
+    fn stop(&self, place: usize) -> Option<Stopped>;
 }
 
 /// A device to be run.
@@ -27,8 +28,6 @@ pub(crate) struct Job {
     pub(crate) device: Box<dyn Device>,
     /// What it needs.
     pub(crate) activation: Activation,
-    /// How it tells its driver that it has stopped.
-    pub(crate) fault_line: FaultLine,
 }
 
 /// Turns writes of the guest to an address into signals of an event descriptor.
@@ -69,19 +68,26 @@ impl DeviceFlags {
     }
 }
 
-/// Tells a driver that its device stopped and waits for a reset.
+/// The way from a device to its driver, beside the queues.
 #[derive(Debug, Clone)]
-pub(crate) struct FaultLine {
+pub(crate) struct DriverLine {
     /// The registers to set.
     pub(crate) flags: Arc<DeviceFlags>,
     /// The configuration change interrupt.
     pub(crate) interrupt: QueueInterrupt,
 }
 
-impl FaultLine {
-    /// Sets DEVICE_NEEDS_RESET and interrupts the driver (virtio 1.3 §2.1.2).
-    pub(crate) fn raise(&self) {
+impl DriverLine {
+    /// The device stopped and waits for a reset: sets DEVICE_NEEDS_RESET and interrupts the driver
+    /// (virtio 1.3 §2.1.2).
+    pub(crate) fn fault(&self) {
         self.flags.needs_reset.store(true, Ordering::Release);
+        self.config_changed();
+    }
+
+    /// The configuration changed: sets the bit in the ISR status and interrupts the driver
+    /// (virtio 1.3 §4.1.4.5).
+    pub(crate) fn config_changed(&self) {
         self.flags.isr.fetch_or(ISR_CONFIG, Ordering::AcqRel);
         // A driver that cannot be interrupted still finds the bit in the status.
         let _ = self.interrupt.signal();

@@ -2,7 +2,7 @@
 
 use super::{
     Arc, Bench, ErrorKind, HEADER_SIZE, IntoBytes, MockDriver, PACKETS, Peer, Read, Shutdown,
-    TRANSMIT, UnixStream, WINDOW, Write, flags, op, pattern, shutdown,
+    Stopped, TRANSMIT, UnixStream, WINDOW, Write, flags, op, pattern, shutdown,
 };
 
 #[test]
@@ -211,8 +211,13 @@ fn stopping_delivers_what_the_guest_sent_and_answers_who_waits() {
         (PACKETS, HEADER_SIZE as u32, false),
         (PACKETS + 0x1000, 10, false),
     ]);
-    let served = bench.device().requests();
-    let (device, positions) = bench.device.take().unwrap().stop();
+    let served = bench.device().counters().requests;
+    let Stopped {
+        mut device,
+        positions,
+    } = bench.device.take().unwrap().stop();
+    assert_eq!(bench.finished(), [], "the guest can still answer");
+    device.reset();
     assert_eq!(bench.finished(), [(77, false)]);
     let mut seen = Vec::new();
     host.read_to_end(&mut seen).unwrap();
@@ -233,5 +238,5 @@ fn stopping_delivers_what_the_guest_sent_and_answers_who_waits() {
     bench.send_op(&peer, op::CREDIT_UPDATE);
     bench.expect(&peer, op::RST);
     let (_peer, _host) = bench.connect();
-    assert!(bench.device().requests() > served);
+    assert!(bench.device().counters().requests > served);
 }

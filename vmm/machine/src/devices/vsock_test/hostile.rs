@@ -1,9 +1,9 @@
 //! What only a broken or hostile guest does.
 
 use super::{
-    Activation, Arc, BUFFER, BUFFERS, Bench, Device, DeviceFault, FromBytes, HEADER_SIZE, Header,
-    MAX_CONNECTIONS, PACKETS, Peer, QUEUE_SIZES, QueueInterrupt, RECEIVE, Read, Recorded, Shutdown,
-    TRANSMIT, UnixStream, Vsock, Write, op, pattern,
+    Arc, BUFFER, BUFFERS, Bench, Device, DeviceFault, FromBytes, HEADER_SIZE, Header,
+    MAX_CONNECTIONS, PACKETS, Peer, QUEUE_SIZES, RECEIVE, Read, Recorded, Shutdown, TRANSMIT,
+    UnixStream, Vsock, Write, activation, op, pattern,
 };
 
 #[test]
@@ -159,12 +159,8 @@ fn a_flood_of_bad_packets_costs_nothing() {
 fn a_missing_queue_is_named() {
     let bench = Bench::new();
     let (device, _connector) = Vsock::new(3, Arc::clone(&bench.events) as _).unwrap();
-    let activation = Activation {
-        features: 0,
-        memory: Arc::clone(&bench.drivers[0].memory),
-        queues: vec![Some(bench.drivers[0].queue(0).unwrap()), None, None],
-        config_interrupt: QueueInterrupt::new().unwrap(),
-    };
+    let queues = vec![Some(bench.drivers[0].queue(0).unwrap()), None, None];
+    let activation = activation(0, &bench.drivers[0].memory, queues);
     let Err((_, fault)) = Box::new(device).activate(activation) else {
         panic!("activated");
     };
@@ -174,7 +170,10 @@ fn a_missing_queue_is_named() {
 #[test]
 fn the_configuration_space_holds_the_context_id() {
     let (device, _connector) = Vsock::new(3, Arc::new(Recorded::default())).unwrap();
-    assert_eq!(device.config(), [3, 0, 0, 0, 0, 0, 0, 0]);
+    let mut config = [0xee; 9];
+    device.config().read(0, &mut config);
+    assert_eq!(config, [3, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(device.config().length(), 8);
 }
 
 /// Packets of which nearly everything is random, on a few ports so that they meet.

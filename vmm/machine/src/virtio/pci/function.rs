@@ -3,13 +3,15 @@
 use std::io;
 use std::sync::Arc;
 
-use super::transport::{COMMON_LENGTH, NOTIFY_MULTIPLIER, Surroundings, Transport};
+use super::life::Surroundings;
+use super::transport::{COMMON_LENGTH, NOTIFY_MULTIPLIER, Transport};
 use crate::pci::Function;
 use crate::pci::config_space::{ConfigSpace, Identity};
 use crate::pci::msix::{self, MessageRouter, Msix};
+use crate::virtio::device::DeviceKind;
 
 /// Length of BAR 0. See the module above for what is where.
-pub(crate) const BAR_LENGTH: u32 = 0x8000;
+const BAR_LENGTH: u32 = 0x8000;
 
 const COMMON: u32 = 0x0000;
 const ISR: u32 = 0x1000;
@@ -183,14 +185,28 @@ impl Function for VirtioFunction {
                 };
                 self.transport.write_common(within, data, surroundings);
             }
+            DEVICE => self.transport.write_config(within, data),
             NOTIFY => self.transport.notify(within / NOTIFY_MULTIPLIER as usize),
             MSIX_TABLE => self.msix.write_table(within, data),
             _ => {}
         }
     }
 
+    fn device(&self) -> Option<DeviceKind> {
+        Some(self.transport.kind())
+    }
+
+    fn pause(&mut self) {
+        self.transport.pause();
+    }
+
+    fn resume(&mut self) {
+        self.transport.resume(&self.msix);
+    }
+
     fn shut_down(&mut self) {
         self.transport.reset();
+        self.msix.set_control(0);
     }
 }
 

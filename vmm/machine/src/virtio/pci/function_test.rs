@@ -7,7 +7,7 @@ use crate::devices::rng::Rng;
 use crate::memory::{Backing, GuestRam};
 use crate::pci::Function;
 use crate::pci::msix::{Message, MessageRouter};
-use crate::virtio::device::Device;
+use crate::virtio::device::Stopped;
 use crate::virtio::pci::transport::{Environment, Transport};
 use crate::virtio::runner::{DeviceRunner, Doorbells, Job};
 
@@ -15,7 +15,7 @@ struct Nobody;
 
 impl DeviceRunner for Nobody {
     fn start(&self, _: Job) {}
-    fn stop(&self, _: usize) -> Option<Box<dyn Device>> {
+    fn stop(&self, _: usize) -> Option<Stopped> {
         None
     }
 }

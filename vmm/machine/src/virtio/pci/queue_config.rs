@@ -29,6 +29,19 @@ pub(super) struct QueueView {
     pub(super) device: u64,
 }
 
+impl QueueView {
+    /// What the device needs to know of it.
+    pub(super) fn settings(&self, event_idx: bool) -> QueueSettings {
+        QueueSettings {
+            size: self.size,
+            desc: self.desc,
+            driver: self.driver,
+            device: self.device,
+            event_idx,
+        }
+    }
+}
+
 /// One of the three addresses of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Address {
@@ -117,13 +130,7 @@ impl QueueConfig {
         if !view.enabled {
             return Ok(None);
         }
-        let settings = QueueSettings {
-            size: view.size,
-            desc: view.desc,
-            driver: view.driver,
-            device: view.device,
-            event_idx,
-        };
+        let settings = view.settings(event_idx);
         let kick =
             EventFd::new(vmm_sys_util::eventfd::EFD_NONBLOCK).map_err(QueueError::Interrupt)?;
         DeviceQueue::new(index, settings, memory, Arc::new(kick), interrupt).map(Some)

@@ -1,24 +1,17 @@
 //! The registers of a virtio device: features, status, queues (virtio 1.3 §2.1, §3.1, §4.1.4).
 //!
-//! ```text
-//!   Setup ──── DRIVER_OK ────▶ Active ─────┐
-//!     ▲  │ a queue that cannot be          │ status 0: the runner stops the device
-//!     │  └──────────▶ Broken ──┐           │ and gives it back
-//!     └──────────── status 0 ──┴───────────┘
-//! ```
+//! What the registers bring about is in [`Life`].
 
 use std::sync::Arc;
 
-use vmm_sys_util::eventfd::EventFd;
-
-use super::queue_config::{Address, QueueConfig, QueueView};
+use super::life::{Chosen, Life, Surroundings};
+use super::queue_config::{Address, QueueConfig};
 use crate::events::EventSender;
 use crate::memory::GuestRam;
 use crate::pci::msix::Msix;
-use crate::virtio::device::{Activation, Device, DeviceFault, DeviceKind};
-use crate::virtio::interrupt::QueueInterrupt;
-use crate::virtio::queue::DeviceQueue;
-use crate::virtio::runner::{DeviceFlags, DeviceRunner, Doorbells, FaultLine, Job};
+use crate::virtio::config::SharedConfig;
+use crate::virtio::device::{Device, DeviceKind};
+use crate::virtio::runner::{DeviceRunner, Doorbells};
 
 /// No MSI-X vector (virtio 1.3 §4.1.5.1.2).
 pub(super) const NO_VECTOR: u16 = 0xffff;
@@ -53,60 +46,17 @@ pub(crate) struct Environment {
     pub(crate) events: EventSender,
 }
 
-/// What an access needs to know about the function around the transport.
-#[derive(Clone, Copy)]
-pub(super) struct Surroundings<'a> {
-    /// The vectors.
-    pub(super) msix: &'a Msix,
-    /// Guest address of the notification area at the moment.
-    pub(super) notify: u64,
-}
-
 /// The registers of one device.
 pub(crate) struct Transport {
-    environment: Environment,
-    /// Where the device runs.
-    place: usize,
-    kind: DeviceKind,
+    life: Life,
     features: u64,
-    config: Vec<u8>,
-    generation: u8,
-    flags: Arc<DeviceFlags>,
+    config: SharedConfig,
     status: u8,
     device_feature_select: u32,
     driver_feature_select: u32,
     driver_features: u64,
     config_vector: u16,
     queue_select: u16,
-    stage: Stage,
-}
-
-/// Where the device is.
-enum Stage {
-    /// Here; the driver sets it up.
-    Setup {
-        device: Box<dyn Device>,
-        queues: Vec<QueueConfig>,
-    },
-    /// With the runner.
-    Active {
-        queues: Vec<QueueView>,
-        doorbells: Vec<Doorbell>,
-    },
-    /// Here, because it could not be activated.
-    Broken {
-        device: Box<dyn Device>,
-        queues: Vec<QueueView>,
-    },
-    /// Nowhere: between two stages, or the runner has lost it.
-    Gone,
-}
-
-/// The notification address of a running queue.
-struct Doorbell {
-    index: usize,
-    address: u64,
-    kick: Arc<EventFd>,
 }
 
 impl Transport {
@@ -114,36 +64,28 @@ impl Transport {
     pub(crate) fn new(device: Box<dyn Device>, place: usize, environment: Environment) -> Self {
         let features =
             device.features() | FEATURE_VERSION_1 | FEATURE_INDIRECT_DESC | FEATURE_EVENT_IDX;
+        let config = device.config();
         Self {
-            environment,
-            place,
-            kind: device.kind(),
+            life: Life::new(device, place, environment),
             features,
-            config: device.config(),
-            generation: 0,
-            flags: Arc::new(DeviceFlags::default()),
+            config,
             status: 0,
             device_feature_select: 0,
             driver_feature_select: 0,
             driver_features: 0,
             config_vector: NO_VECTOR,
             queue_select: 0,
-            stage: Stage::setup(device),
         }
     }
 
     /// Kind of the device.
     pub(super) fn kind(&self) -> DeviceKind {
-        self.kind
+        self.life.kind()
     }
 
     /// Number of queues.
     pub(super) fn queue_count(&self) -> usize {
-        match &self.stage {
-            Stage::Setup { queues, .. } => queues.len(),
-            Stage::Active { queues, .. } | Stage::Broken { queues, .. } => queues.len(),
-            Stage::Gone => 0,
-        }
+        self.life.queue_count()
     }
 
     /// Number of MSI-X vectors: one for each queue and one for the configuration.
@@ -153,22 +95,27 @@ impl Transport {
 
     /// Bytes of device configuration.
     pub(super) fn config_length(&self) -> usize {
-        self.config.len()
+        self.config.length()
     }
 
     /// Reads the ISR status.
     pub(super) fn take_isr(&self) -> u8 {
-        self.flags.take_isr()
+        self.life.flags().take_isr()
     }
 
     /// Reads the device configuration; what lies behind its end reads as zero.
     pub(super) fn read_config(&self, offset: usize, data: &mut [u8]) {
-        copy_from(&self.config, offset, data);
+        self.config.read(offset, data);
+    }
+
+    /// Writes the device configuration, as far as the device lets the driver.
+    pub(super) fn write_config(&self, offset: usize, data: &[u8]) {
+        self.config.write(offset, data);
     }
 
     /// Reads the common configuration, at any offset and of any length.
     pub(super) fn read_common(&self, offset: usize, data: &mut [u8]) {
-        let queue = self.selected_view();
+        let queue = self.life.view(self.queue_select.into());
         let mut image = Vec::with_capacity(COMMON_LENGTH);
         image.extend(self.device_feature_select.to_le_bytes());
         image.extend(word_of(self.features, self.device_feature_select).to_le_bytes());
@@ -177,7 +124,7 @@ impl Transport {
         image.extend(self.config_vector.to_le_bytes());
         image.extend(u16::try_from(self.queue_count()).unwrap_or(0).to_le_bytes());
         image.push(self.status());
-        image.push(self.generation);
+        image.push(self.config.generation());
         image.extend(self.queue_select.to_le_bytes());
         // A queue that does not exist has size 0 (virtio 1.3 §4.1.4.3.1).
         image.extend(queue.map_or(0, |queue| queue.size).to_le_bytes());
@@ -241,72 +188,41 @@ impl Transport {
     /// The driver notified queue `index` by a write that reached us instead of a doorbell. Before
     /// activation that means nothing.
     pub(super) fn notify(&self, index: usize) {
-        if let Stage::Active { doorbells, .. } = &self.stage
-            && let Some(doorbell) = doorbells.iter().find(|doorbell| doorbell.index == index)
-        {
-            // Fails only when the counter is full, and then the queue is notified anyway.
-            let _ = doorbell.kick.write(1);
-        }
+        self.life.notify(index);
     }
 
     /// Stops the device and puts all registers back to their first values.
     pub(super) fn reset(&mut self) {
-        let device = match std::mem::replace(&mut self.stage, Stage::Gone) {
-            Stage::Setup { device, .. } | Stage::Broken { device, .. } => Some(device),
-            Stage::Active { doorbells, .. } => {
-                for doorbell in &doorbells {
-                    self.environment
-                        .doorbells
-                        .detach(doorbell.address, &doorbell.kick);
-                }
-                self.environment.runner.stop(self.place)
-            }
-            Stage::Gone => None,
-        };
-        self.flags.clear();
+        self.life.reset();
         self.status = 0;
         self.device_feature_select = 0;
         self.driver_feature_select = 0;
         self.driver_features = 0;
         self.config_vector = NO_VECTOR;
         self.queue_select = 0;
-        match device {
-            Some(device) => {
-                let config = device.config();
-                if config != self.config {
-                    self.config = config;
-                    self.generation = self.generation.wrapping_add(1);
-                }
-                self.stage = Stage::setup(device);
-            }
-            None => self.flags.break_for_good(),
-        }
+    }
+
+    /// Stops the device where it is, until [`Transport::resume`].
+    pub(super) fn pause(&mut self) {
+        self.life.pause();
+    }
+
+    /// Lets the device go on after [`Transport::pause`].
+    pub(super) fn resume(&mut self, msix: &Msix) {
+        self.life.resume(self.chosen(), msix);
     }
 
     fn status(&self) -> u8 {
-        if self.flags.needs_reset() {
+        if self.life.flags().needs_reset() {
             self.status | STATUS_NEEDS_RESET
         } else {
             self.status
         }
     }
 
-    fn selected_view(&self) -> Option<QueueView> {
-        let index = usize::from(self.queue_select);
-        match &self.stage {
-            Stage::Setup { queues, .. } => queues.get(index).map(QueueConfig::view),
-            Stage::Active { queues, .. } | Stage::Broken { queues, .. } => {
-                queues.get(index).copied()
-            }
-            Stage::Gone => None,
-        }
-    }
-
     /// Changes the selected queue, if there still are registers to change.
     fn with_queue(&mut self, change: impl FnOnce(&mut QueueConfig)) {
-        if let Stage::Setup { queues, .. } = &mut self.stage
-            && let Some(queue) = queues.get_mut(usize::from(self.queue_select))
-        {
+        if let Some(queue) = self.life.queue_config(self.queue_select.into()) {
             change(queue);
         }
     }
@@ -326,7 +242,7 @@ impl Transport {
 
     fn write_config_vector(&mut self, vector: u16) {
         // The running device holds the interrupt that the vector stood for at activation.
-        if matches!(self.stage, Stage::Setup { .. }) {
+        if self.life.is_in_setup() {
             self.config_vector = vector;
         }
     }
@@ -357,7 +273,7 @@ impl Transport {
         }
         if added & STATUS_DRIVER_OK != 0 && self.status & STATUS_FEATURES_OK != 0 {
             self.status |= STATUS_DRIVER_OK;
-            self.activate(surroundings);
+            self.life.activate(self.chosen(), surroundings);
         }
     }
 
@@ -365,97 +281,13 @@ impl Transport {
         self.driver_features & !self.features == 0 && self.driver_features & FEATURE_VERSION_1 != 0
     }
 
-    /// Consumes the queue registers and hands the device to its runner.
-    fn activate(&mut self, surroundings: Surroundings<'_>) {
-        let Stage::Setup { device, queues } = std::mem::replace(&mut self.stage, Stage::Gone)
-        else {
-            return;
-        };
-        let views: Vec<QueueView> = queues.iter().map(QueueConfig::view).collect();
-        let interrupts = interrupt_of(surroundings.msix, self.config_vector)
-            .map_err(no_descriptors)
-            .and_then(|config| Ok((config, self.activate_queues(queues, surroundings.msix)?)));
-        let (config_interrupt, queues) = match interrupts {
-            Ok(both) => both,
-            Err(fault) => {
-                self.environment
-                    .events
-                    .device_fault(self.kind.name(), fault.to_string());
-                self.stage = Stage::Broken {
-                    device,
-                    queues: views,
-                };
-                if let Ok(interrupt) = interrupt_of(surroundings.msix, self.config_vector) {
-                    self.fault_line(interrupt).raise();
-                }
-                return;
-            }
-        };
-        let doorbells: Vec<Doorbell> = queues
-            .iter()
-            .flatten()
-            .map(|queue| Doorbell {
-                index: queue.index(),
-                address: surroundings.notify + queue.index() as u64 * u64::from(NOTIFY_MULTIPLIER),
-                kick: Arc::clone(queue.kick()),
-            })
-            .collect();
-        for doorbell in &doorbells {
-            self.environment
-                .doorbells
-                .attach(doorbell.address, &doorbell.kick);
+    /// What the driver chose, beside the queues.
+    fn chosen(&self) -> Chosen {
+        Chosen {
+            features: self.driver_features,
+            event_idx: self.driver_features & FEATURE_EVENT_IDX != 0,
+            config_vector: self.config_vector,
         }
-        self.stage = Stage::Active {
-            queues: views,
-            doorbells,
-        };
-        self.environment.runner.start(Job {
-            place: self.place,
-            device,
-            fault_line: self.fault_line(config_interrupt.clone()),
-            activation: Activation {
-                features: self.driver_features,
-                memory: Arc::clone(&self.environment.memory),
-                queues,
-                config_interrupt,
-            },
-        });
-    }
-
-    fn activate_queues(
-        &self,
-        queues: Vec<QueueConfig>,
-        msix: &Msix,
-    ) -> Result<Vec<Option<DeviceQueue>>, DeviceFault> {
-        let event_idx = self.driver_features & FEATURE_EVENT_IDX != 0;
-        queues
-            .into_iter()
-            .enumerate()
-            .map(|(index, queue)| {
-                let interrupt = interrupt_of(msix, queue.view().vector).map_err(no_descriptors)?;
-                queue
-                    .activate(index, event_idx, &self.environment.memory, interrupt)
-                    .map_err(|error| error.on(index))
-            })
-            .collect()
-    }
-
-    fn fault_line(&self, interrupt: QueueInterrupt) -> FaultLine {
-        FaultLine {
-            flags: Arc::clone(&self.flags),
-            interrupt,
-        }
-    }
-}
-
-impl Stage {
-    fn setup(device: Box<dyn Device>) -> Self {
-        let queues = device
-            .queue_sizes()
-            .iter()
-            .map(|size| QueueConfig::new(*size))
-            .collect();
-        Self::Setup { device, queues }
     }
 }
 
@@ -465,18 +297,6 @@ fn existing(vector: u16, msix: &Msix) -> u16 {
     match msix.interrupt(vector) {
         Some(_) => vector,
         None => NO_VECTOR,
-    }
-}
-
-/// The interrupt behind a vector; for [`NO_VECTOR`] one that reaches nobody.
-fn interrupt_of(msix: &Msix, vector: u16) -> std::io::Result<QueueInterrupt> {
-    msix.interrupt(vector).map_or_else(QueueInterrupt::new, Ok)
-}
-
-fn no_descriptors(source: std::io::Error) -> DeviceFault {
-    DeviceFault::Host {
-        what: "making an interrupt",
-        source,
     }
 }
 

@@ -3,18 +3,24 @@ use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Environment, NO_VECTOR, Surroundings, Transport};
+use super::super::life::Surroundings;
+use super::{Environment, NO_VECTOR, Transport};
 use crate::events::{EventReceiver, Happening};
 use crate::memory::{Backing, GuestRam};
 use crate::pci::msix::{Message, MessageRouter, Msix};
+use crate::virtio::config::SharedConfig;
 use crate::virtio::device::{
-    ActivateResult, Activation, Device, DeviceKind, Interest, QueuePosition, Running, Watch,
+    ActivateResult, Activation, Counters, Device, DeviceKind, Interest, QueuePosition, Running,
+    Stopped, Watch,
 };
-use crate::virtio::runner::{DeviceRunner, Doorbells, Job};
+use crate::virtio::runner::{DeviceRunner, Doorbells, DriverLine, Job};
 
-/// Two queues, the second of them larger; the configuration grows by one byte with each start.
+#[path = "transport_test/pausing.rs"]
+mod pausing;
+
+/// Two queues, the second of them larger. The configuration changes with each stop.
 struct TestDevice {
-    config: Vec<u8>,
+    config: SharedConfig,
 }
 
 impl Device for TestDevice {
@@ -27,7 +33,7 @@ impl Device for TestDevice {
     fn features(&self) -> u64 {
         1 << 5
     }
-    fn config(&self) -> Vec<u8> {
+    fn config(&self) -> SharedConfig {
         self.config.clone()
     }
     fn activate(self: Box<Self>, _: Activation) -> ActivateResult {
@@ -47,12 +53,20 @@ impl Running for RunningTestDevice {
     fn on_ready(&mut self, _: u32) -> Result<Interest, crate::virtio::device::DeviceFault> {
         Ok(Interest::Same)
     }
-    fn stop(mut self: Box<Self>) -> (Box<dyn Device>, Vec<QueuePosition>) {
-        self.0.config.push(9);
-        (Box::new(self.0), Vec::new())
+    fn stop(self: Box<Self>) -> Stopped {
+        self.0.config.set(2, &[9]);
+        let position = |index| QueuePosition {
+            index,
+            next_avail: 5,
+            next_used: 5,
+        };
+        Stopped {
+            device: Box::new(self.0),
+            positions: vec![position(0), position(1)],
+        }
     }
-    fn requests(&self) -> u64 {
-        0
+    fn counters(&self) -> Counters {
+        Counters::default()
     }
 }
 
@@ -64,13 +78,13 @@ impl DeviceRunner for Runner {
     fn start(&self, job: Job) {
         assert!(self.0.lock().unwrap().replace(job).is_none());
     }
-    fn stop(&self, place: usize) -> Option<Box<dyn Device>> {
+    fn stop(&self, place: usize) -> Option<Stopped> {
         let job = self.0.lock().unwrap().take()?;
         assert_eq!(job.place, place);
         let Ok(running) = job.device.activate(job.activation) else {
             panic!("the device always starts");
         };
-        Some(running.stop().0)
+        Some(running.stop())
     }
 }
 
@@ -139,7 +153,7 @@ impl Driver {
             events: sender,
         };
         let device = Box::new(TestDevice {
-            config: vec![1, 2, 3],
+            config: SharedConfig::new(vec![1, 2, 3]),
         });
         Self {
             transport: Transport::new(device, 4, environment),
@@ -224,6 +238,12 @@ impl Driver {
 
     fn running(&self) -> bool {
         self.runner.0.lock().unwrap().is_some()
+    }
+
+    /// The running device's way to its driver.
+    fn line(&self) -> DriverLine {
+        let job = self.runner.0.lock().unwrap();
+        job.as_ref().unwrap().activation.driver.clone()
     }
 
     fn fault(&self) -> Option<String> {
@@ -521,16 +541,7 @@ fn a_fault_while_running_shows_in_status_and_isr() {
     let mut driver = Driver::new();
     driver.write16(CONFIG_VECTOR, 2);
     driver.activate();
-    let fault_line = driver
-        .runner
-        .0
-        .lock()
-        .unwrap()
-        .as_ref()
-        .unwrap()
-        .fault_line
-        .clone();
-    fault_line.raise();
+    driver.line().fault();
     assert_ne!(driver.status() & NEEDS_RESET, 0);
     assert!(driver.msix.interrupt(2).unwrap().is_pending());
     assert_eq!(driver.transport.take_isr(), 2);

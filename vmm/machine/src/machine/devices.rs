@@ -1,0 +1,102 @@
+//! From what the shim describes to the devices on the bus.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use caisson_control::{DeviceConfig, RefusalKind};
+use vm_memory::GuestMemoryBackend;
+use vm_memory::GuestMemoryRegion;
+
+use crate::devices::fs::{FileSystem, FileSystemError};
+use crate::memory::GuestRam;
+use crate::virtio::device::Device;
+
+/// Why a device cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeviceError {
+    /// Files and description do not match.
+    #[error("the device needs {needed} files and {files} came with it")]
+    Files {
+        /// How many it needs.
+        needed: usize,
+        /// How many there are.
+        files: usize,
+    },
+    /// There is one of this name already.
+    #[error("there is {0} already")]
+    NameTaken(String),
+    /// A file server cannot be used.
+    #[error("file server {tag:?}: {source}")]
+    FileServer {
+        /// Its tag.
+        tag: String,
+        /// What was wrong.
+        source: FileSystemError,
+    },
+    /// A file server needs memory that it can share.
+    #[error(
+        "file server {0:?}: the machine was booted with private memory; give it a memory file or a \
+         file server at boot"
+    )]
+    PrivateMemory(String),
+    /// The kind of device is not there yet.
+    #[error("{0} cannot be made yet")]
+    NotYet(String),
+}
+
+impl DeviceError {
+    /// The kind of refusal for the shim.
+    pub(crate) fn kind(&self) -> RefusalKind {
+        match self {
+            Self::Files { .. } | Self::NameTaken(_) | Self::PrivateMemory(_) => {
+                RefusalKind::Invalid
+            }
+            Self::FileServer { .. } | Self::NotYet(_) => RefusalKind::Device,
+        }
+    }
+}
+
+/// Makes the device that `config` describes of the files at the front of `files`.
+///
+/// # Errors
+/// See [`DeviceError`].
+pub(super) fn make(
+    config: &DeviceConfig,
+    files: &mut VecDeque<OwnedFd>,
+    memory: &GuestRam,
+) -> Result<Box<dyn Device>, DeviceError> {
+    let too_few = DeviceError::Files {
+        needed: config.file_count(),
+        files: files.len(),
+    };
+    match config {
+        DeviceConfig::FileServer(server) => {
+            let tag = &server.tag;
+            let socket = files.pop_front().ok_or(too_few)?;
+            if memory.iter().any(|region| region.file_offset().is_none()) {
+                return Err(DeviceError::PrivateMemory(tag.clone()));
+            }
+            match FileSystem::new(tag, UnixStream::from(socket)) {
+                Ok(device) => Ok(Box::new(device)),
+                Err(source) => Err(DeviceError::FileServer {
+                    tag: tag.clone(),
+                    source,
+                }),
+            }
+        }
+        DeviceConfig::Disk(_) | DeviceConfig::Net(_) => Err(DeviceError::NotYet(name(config))),
+    }
+}
+
+/// What a device is called, by what makes it one of a kind: the guest could not tell two apart.
+pub(super) fn name(config: &DeviceConfig) -> String {
+    match config {
+        DeviceConfig::Disk(disk) => format!("disk {:?}", disk.id),
+        DeviceConfig::Net(net) => {
+            let mac = net.mac.map(|byte| format!("{byte:02x}")).join(":");
+            format!("network interface {mac}")
+        }
+        DeviceConfig::FileServer(server) => format!("file server {:?}", server.tag),
+    }
+}
