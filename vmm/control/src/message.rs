@@ -88,6 +88,10 @@ pub struct BootConfig {
     pub memory_mib: u32,
     /// Most memory that can be plugged later, in MiB; a multiple of 128, 0 for none.
     pub hotplug_memory_mib: u32,
+    /// Whether there is a console device beside the serial port, for output only: `hvc0` to a
+    /// kernel whose command line says `console=hvc0`. Both are written to the same file.
+    #[serde(default)]
+    pub virtio_console: bool,
     /// Kernel command line. The VMM appends nothing to it.
     pub cmdline: String,
     /// vsock context id of the guest, 3 or more.

@@ -70,6 +70,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         max_vcpus: vcpus,
         memory_mib,
         hotplug_memory_mib: 0,
+        virtio_console: false,
         cmdline,
         guest_cid: 3,
         files: files.iter().map(|(role, _)| role.clone()).collect(),

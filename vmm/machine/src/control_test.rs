@@ -9,6 +9,9 @@ use caisson_control::{
 
 use super::{ControlError, serve};
 
+#[path = "control_test/running.rs"]
+mod running;
+
 /// The shim's side of a VMM that runs on a thread.
 struct Shim {
     channel: Channel,
@@ -57,6 +60,7 @@ fn boot() -> BootConfig {
         max_vcpus: 1,
         memory_mib: 64,
         hotplug_memory_mib: 0,
+        virtio_console: false,
         cmdline: String::new(),
         guest_cid: 3,
         files: vec![FileRole::Kvm, FileRole::Kernel],

@@ -4,9 +4,14 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
-use caisson_control::{BootConfig, FileRole, RefusalKind, VERSION};
+use caisson_control::{
+    BootConfig, DeviceConfig, DiskConfig, FileRole, Limits, RefusalKind, VERSION,
+};
 
-use super::{BootError, Machine};
+use super::{BootError, Machine, devices};
+use crate::boot::test_kernel::test_kernel;
+use crate::memory::{Backing, GuestRam};
+use crate::virtio::device::DeviceKind;
 
 fn config() -> BootConfig {
     BootConfig {
@@ -15,6 +20,7 @@ fn config() -> BootConfig {
         max_vcpus: 1,
         memory_mib: 64,
         hotplug_memory_mib: 0,
+        virtio_console: false,
         cmdline: "quiet".to_owned(),
         guest_cid: 3,
         files: vec![FileRole::Kvm, FileRole::Kernel],
@@ -42,35 +48,20 @@ fn build(config: &BootConfig, files: Vec<OwnedFd>) -> BootError {
     }
 }
 
-/// The smallest kernel that can be loaded: one segment of one byte, which is its entry.
-fn kernel() -> Vec<u8> {
-    let mut bytes = Vec::new();
-    bytes.extend(b"\x7fELF\x02\x01\x01");
-    bytes.resize(16, 0);
-    bytes.extend([2, 0, 62, 0, 1, 0, 0, 0]);
-    bytes.extend(0x100_0000u64.to_le_bytes());
-    bytes.extend(64u64.to_le_bytes());
-    bytes.extend([0; 12]);
-    bytes.extend([64, 0, 56, 0, 1, 0]);
-    bytes.resize(64, 0);
-    bytes.extend([1, 0, 0, 0, 5, 0, 0, 0]);
-    for value in [120, 0, 0x100_0000u64, 1, 1, 4096] {
-        bytes.extend(value.to_le_bytes());
-    }
-    bytes.push(0xf4);
-    bytes
-}
-
 #[test]
 fn what_is_out_of_range_is_refused_by_value() {
     type Change = fn(&mut BootConfig);
-    let wrong: [(Change, &str); 9] = [
+    let wrong: [(Change, &str); 10] = [
         (|config| config.version = 99, "99"),
         (|config| config.vcpus = 0, "0 vCPUs"),
         (|config| config.vcpus = 33, "33 vCPUs"),
         (|config| config.max_vcpus = 0, "at most 0 vCPUs"),
         (|config| config.max_vcpus = 33, "1 to 32"),
         (|config| config.memory_mib = 63, "63 MiB"),
+        (
+            |config| config.hotplug_memory_mib = 100,
+            "100 MiB of hot-plug memory: it must be a multiple of 128",
+        ),
         (|config| config.guest_cid = 2, "id 2"),
         (|config| config.cmdline = "x".repeat(2048), "2048"),
         (
@@ -107,7 +98,7 @@ fn a_file_that_is_no_kernel_is_a_kernel_refusal() {
 fn a_file_that_is_not_kvm_is_a_kvm_refusal() {
     let null = File::options().read(true).write(true).open("/dev/null");
     for kvm in [null.unwrap().into(), file(b"")] {
-        let error = build(&config(), vec![kvm, file(&kernel())]);
+        let error = build(&config(), vec![kvm, file(&test_kernel(&[0xf4]))]);
         assert_eq!(error.kind(), RefusalKind::Kvm);
         assert!(error.to_string().contains("/dev/kvm"), "{error}");
     }
@@ -119,7 +110,7 @@ fn an_initrd_that_does_not_fit_is_a_kernel_refusal() {
     config.files.push(FileRole::Initrd);
     let initrd = tempfile::tempfile().unwrap();
     initrd.set_len(49 << 20).unwrap();
-    let files = vec![file(b""), file(&kernel()), initrd.into()];
+    let files = vec![file(b""), file(&test_kernel(&[0xf4])), initrd.into()];
     let error = build(&config, files);
     assert_eq!(error.kind(), RefusalKind::Kernel);
     assert!(error.to_string().contains("more memory"), "{error}");
@@ -130,7 +121,124 @@ fn a_console_that_cannot_be_written_is_refused() {
     let mut config = config();
     config.files.push(FileRole::Console);
     let console = File::open("/dev/null").unwrap().into();
-    let error = build(&config, vec![file(b""), file(&kernel()), console]);
+    let error = build(
+        &config,
+        vec![file(b""), file(&test_kernel(&[0xf4])), console],
+    );
     assert_eq!(error.kind(), RefusalKind::Invalid);
     assert!(error.to_string().contains("console"), "{error}");
+}
+
+#[test]
+fn a_disk_is_made_of_a_file_that_fits() {
+    let disk = DeviceConfig::Disk(DiskConfig {
+        id: "data".to_owned(),
+        read_only: false,
+        direct: false,
+        queues: 1,
+        limits: Limits::default(),
+    });
+    let memory = GuestRam::new(64, Backing::Private).unwrap();
+    let make = |files: Vec<OwnedFd>| devices::make(&disk, &mut files.into(), &memory);
+    let device = make(vec![file(&[0; 1024])]);
+    assert_eq!(
+        device.map(|device| device.kind()).unwrap(),
+        DeviceKind::Block
+    );
+    for (files, kind, words) in [
+        (vec![], RefusalKind::Invalid, "needs 1 files and 0 came"),
+        (
+            vec![file(&[0; 1000])],
+            RefusalKind::Device,
+            "disk \"data\": its file has 1000 bytes",
+        ),
+    ] {
+        let Err(error) = make(files) else {
+            panic!("{words}")
+        };
+        assert_eq!(error.kind(), kind);
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+/// A machine that does not run; `None` without KVM.
+fn machine(config: &BootConfig) -> Option<Machine> {
+    let kvm = match File::options().read(true).write(true).open("/dev/kvm") {
+        Ok(kvm) => kvm,
+        Err(error) => {
+            eprintln!("skipped: /dev/kvm cannot be opened: {error}");
+            return None;
+        }
+    };
+    let (sender, _receiver) = crate::events::channel().unwrap();
+    match Machine::build(
+        config,
+        vec![kvm.into(), file(&test_kernel(&[0xf4]))],
+        &sender,
+    ) {
+        Ok(machine) => Some(machine),
+        Err(error) if error.kind() == RefusalKind::Kvm => {
+            eprintln!("skipped: /dev/kvm makes no machine: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn names(machine: &Machine) -> Vec<String> {
+    let devices = machine.metrics().devices.into_iter();
+    devices.map(|device| device.device).collect()
+}
+
+#[test]
+fn every_machine_has_a_balloon_that_cannot_take_everything() {
+    let Some(machine) = machine(&config()) else {
+        return;
+    };
+    assert_eq!(names(&machine), ["vsock", "rng", "balloon"]);
+    machine.set_balloon(63).unwrap();
+    machine.set_balloon(0).unwrap();
+    for mib in [64, 65, u32::MAX] {
+        let error = machine.set_balloon(mib).unwrap_err();
+        assert_eq!(error.kind(), RefusalKind::Invalid);
+        let text = error.to_string();
+        assert!(text.contains(&format!("{mib} MiB: it must be")), "{text}");
+    }
+    assert_eq!(machine.metrics().memory.balloon_mib, 0);
+}
+
+#[test]
+fn memory_is_plugged_only_into_a_machine_made_for_it() {
+    let mut config = config();
+    let Some(without) = machine(&config) else {
+        return;
+    };
+    for mib in [0, 128] {
+        let error = without.set_hotplug_memory(mib).unwrap_err();
+        assert_eq!(error.kind(), RefusalKind::Invalid);
+        assert!(error.to_string().contains("hotplug_memory_mib"), "{error}");
+    }
+    config.hotplug_memory_mib = 256;
+    let machine = machine(&config).unwrap();
+    assert_eq!(names(&machine), ["vsock", "rng", "balloon", "memory"]);
+    for mib in [0, 1, 256] {
+        machine.set_hotplug_memory(mib).unwrap();
+    }
+    for mib in [257, u32::MAX] {
+        let error = machine.set_hotplug_memory(mib).unwrap_err();
+        assert_eq!(error.kind(), RefusalKind::Invalid);
+        assert!(error.to_string().contains("at most 256"), "{error}");
+    }
+    let memory = machine.metrics().memory;
+    assert_eq!((memory.boot_mib, memory.plugged_mib), (64, 0));
+}
+
+#[test]
+fn the_console_device_is_there_if_asked_for() {
+    let mut config = config();
+    config.virtio_console = true;
+    let Some(machine) = machine(&config) else {
+        return;
+    };
+    assert_eq!(names(&machine), ["vsock", "rng", "balloon", "console"]);
 }

@@ -8,6 +8,7 @@ use caisson_control::{DeviceConfig, RefusalKind};
 use vm_memory::GuestMemoryBackend;
 use vm_memory::GuestMemoryRegion;
 
+use crate::devices::block::{Block, BlockError};
 use crate::devices::fs::{FileSystem, FileSystemError};
 use crate::memory::GuestRam;
 use crate::virtio::device::Device;
@@ -40,6 +41,14 @@ pub(crate) enum DeviceError {
          file server at boot"
     )]
     PrivateMemory(String),
+    /// A disk cannot be made.
+    #[error("disk {id:?}: {source}")]
+    Disk {
+        /// Its id.
+        id: String,
+        /// What was wrong.
+        source: BlockError,
+    },
     /// The kind of device is not there yet.
     #[error("{0} cannot be made yet")]
     NotYet(String),
@@ -52,7 +61,7 @@ impl DeviceError {
             Self::Files { .. } | Self::NameTaken(_) | Self::PrivateMemory(_) => {
                 RefusalKind::Invalid
             }
-            Self::FileServer { .. } | Self::NotYet(_) => RefusalKind::Device,
+            Self::FileServer { .. } | Self::Disk { .. } | Self::NotYet(_) => RefusalKind::Device,
         }
     }
 }
@@ -85,7 +94,17 @@ pub(super) fn make(
                 }),
             }
         }
-        DeviceConfig::Disk(_) | DeviceConfig::Net(_) => Err(DeviceError::NotYet(name(config))),
+        DeviceConfig::Disk(disk) => {
+            let file = files.pop_front().ok_or(too_few)?;
+            match Block::new(disk, file) {
+                Ok(device) => Ok(Box::new(device)),
+                Err(source) => Err(DeviceError::Disk {
+                    id: disk.id.clone(),
+                    source,
+                }),
+            }
+        }
+        DeviceConfig::Net(_) => Err(DeviceError::NotYet(name(config))),
     }
 }
 

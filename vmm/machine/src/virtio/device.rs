@@ -221,7 +221,6 @@ pub(crate) enum DeviceFault {
     #[error("queue {0} was not enabled")]
     QueueMissing(usize),
     /// The content of a request makes no sense.
-    #[allow(dead_code, reason = "the devices so far answer such requests instead")]
     #[error("malformed request: {0}")]
     Request(&'static str),
     /// The host side of the device failed.
