@@ -31,6 +31,8 @@ const PACKAGES: &[&str] = &[
     "containernetworking-plugins",
     "crun",
     "e2fsprogs",
+    "ethtool",
+    "iperf3",
     "iproute2",
     "iptables",
     "jq",

@@ -219,20 +219,7 @@ pub fn clean() -> Result<[PathBuf; 2]> {
 
 /// The init of the outer machine: linked statically, since nothing else is there when it starts.
 fn build_init() -> Result<PathBuf> {
-    let name = "caisson-testbed-init";
-    let built = progress::step("building the testbed's init", || {
-        workspace::build(
-            &[
-                "rustc",
-                "--quiet",
-                "--release",
-                "-p",
-                "caisson-testbed",
-                "--bin",
-                name,
-            ],
-            &["--", "-C", "target-feature=+crt-static"],
-        )
-    })?;
-    Ok(workspace::executable(&built, name)?.to_path_buf())
+    progress::step("building the testbed's init", || {
+        workspace::static_program("caisson-testbed", "caisson-testbed-init")
+    })
 }

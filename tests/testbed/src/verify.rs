@@ -7,13 +7,25 @@ use std::process::{Command, ExitCode, Stdio};
 use std::{env, fs, io};
 
 use anyhow::{Context, Result, bail};
-use caisson_testbed::{Tally, packages};
+use caisson_testbed::{Tally, packages, static_program};
 
 use crate::testbed_command::again;
 
-/// Versions of containerd the end-to-end tests run with, and which of the tests: all with the one
-/// most people have, the smoke tests with the others.
-const VERSIONS: [(&str, &str); 3] = [("1.7", ""), ("1.6", "smoke::"), ("2", "smoke::")];
+/// Versions of containerd in the testbed, and which tests run there: all with the one most people
+/// have, the smoke tests with the others. First those of the machine, on which the others stand.
+const VERSIONS: [(&str, &[&str]); 3] = [
+    ("1.7", &["/share/machine", "/share/e2e"]),
+    ("1.6", &["/share/e2e smoke::"]),
+    ("2", &["/share/e2e smoke::"]),
+];
+
+/// Packages with tests for the testbed, and what their programs are called there.
+const STAGED: [(&str, &str); 2] = [("caisson-machine-tests", "machine"), ("caisson-e2e", "e2e")];
+
+/// Runs every program that is named in the arguments, and fails when one of them does.
+const RUN_ALL: &str = "status=0
+for tests; do $tests --ignored --test-threads=1 || status=1; done
+exit $status";
 
 /// Runs every check.
 ///
@@ -40,14 +52,19 @@ pub(crate) fn run(workspace: &Path) -> Result<ExitCode> {
         "--workspace",
         "--exclude",
         "caisson-e2e",
+        "--exclude",
+        "caisson-machine-tests",
         "--no-fail-fast",
     ];
     let mut holds = tests(cargo(&unit_tests), &mut tally)?;
+    // Their other tests are for the testbed.
+    let of_the_machine = ["test", "-p", "caisson-machine-tests", "--lib", "--bins"];
+    holds &= tests(cargo(&of_the_machine), &mut tally)?;
 
-    let share = stage_end_to_end_tests(workspace)?;
-    for (version, filter) in VERSIONS {
+    let share = stage(workspace)?;
+    for (version, programs) in VERSIONS {
         heading(&format!("end-to-end tests with containerd {version}"));
-        holds &= tests(end_to_end(version, &share, filter)?, &mut tally)?;
+        holds &= tests(in_testbed(version, &share, programs)?, &mut tally)?;
     }
     println!("\n{tally}");
     Ok(if holds && tally.failed == 0 {
@@ -57,14 +74,20 @@ pub(crate) fn run(workspace: &Path) -> Result<ExitCode> {
     })
 }
 
-/// Copies the end-to-end tests to a directory that the testbed can share.
-fn stage_end_to_end_tests(workspace: &Path) -> Result<PathBuf> {
+/// Copies the tests for the testbed to a directory that it can share.
+fn stage(workspace: &Path) -> Result<PathBuf> {
     heading("building the end-to-end tests");
-    let share = workspace.join("target/testbed/e2e");
+    let share = workspace.join("target/testbed/tests");
     fs::create_dir_all(&share).with_context(|| format!("cannot make {}", share.display()))?;
-    let program = built_tests("caisson-e2e")?;
-    let staged = share.join("e2e");
-    fs::copy(&program, &staged).with_context(|| format!("cannot write {}", staged.display()))?;
+    let copy = |program: &Path, name: &str| {
+        let staged = share.join(name);
+        fs::copy(program, &staged).with_context(|| format!("cannot write {}", staged.display()))
+    };
+    for (package, name) in STAGED {
+        copy(&built_tests(package)?, name)?;
+    }
+    let guest = "caisson-test-guest";
+    copy(&static_program("caisson-machine-tests", guest)?, guest)?;
     Ok(share)
 }
 
@@ -82,7 +105,7 @@ fn built_tests(package: &str) -> Result<PathBuf> {
         .output()
         .context("cannot run cargo")?;
     if !output.status.success() {
-        bail!("the end-to-end tests do not build");
+        bail!("the tests of {package} do not build");
     }
     output
         .stdout
@@ -94,16 +117,17 @@ fn built_tests(package: &str) -> Result<PathBuf> {
                 .is_some_and(|kind| kind == "test")
         })
         .find_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
-        .context("cargo named no program for the end-to-end tests")
+        .with_context(|| format!("cargo named no program for the tests of {package}"))
 }
 
-fn end_to_end(containerd: &str, share: &Path, filter: &str) -> Result<Command> {
+/// Runs programs of the shared directory in the testbed, one after another.
+fn in_testbed(containerd: &str, share: &Path, programs: &[&str]) -> Result<Command> {
     let mut command = again()?;
     command
         .args(["--containerd", containerd, "--share"])
         .arg(share);
-    command.args(["--", "/share/e2e", "--ignored", "--test-threads=1"]);
-    command.args(Some(filter).filter(|filter| !filter.is_empty()));
+    command.args(["--", "sh", "-c", RUN_ALL, "sh"]);
+    command.args(programs);
     Ok(command)
 }
 

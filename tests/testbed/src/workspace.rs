@@ -58,6 +58,24 @@ pub(crate) fn build(arguments: &[&str], after: &[&str]) -> Result<BTreeMap<Strin
     Ok(executables.collect())
 }
 
+/// Builds a program that needs no library where it runs, and returns its path.
+///
+/// # Errors
+/// As [`build`].
+pub fn static_program(package: &str, name: &str) -> Result<PathBuf> {
+    let program = [
+        "rustc",
+        "--quiet",
+        "--release",
+        "-p",
+        package,
+        "--bin",
+        name,
+    ];
+    let built = build(&program, &["--", "-C", "target-feature=+crt-static"])?;
+    Ok(executable(&built, name)?.to_path_buf())
+}
+
 /// The path of one executable of a build.
 ///
 /// # Errors

@@ -1,0 +1,46 @@
+//! What the tests of `caisson-vmm` are written with: a machine without containers.
+//!
+//! ```text
+//!  test ── TestMachine ── control channel ──▶ caisson-vmm ◀── vhost-user ── caisson-fs
+//!              │                                  │
+//!              └── vsock: Request, Frame ──▶ caisson-test-guest, PID 1 of the guest
+//! ```
+//!
+//! A [`TestMachine`] plays the shim: it starts the installed VMM and file servers, boots the
+//! installed guest kernel and talks to the test guest, which runs programs, keeps streams of known
+//! bytes flowing and checks them ([`Pattern`]). The guest's root is the outer machine's own,
+//! read-only, so every program that is installed there can be run in the guest.
+//!
+//! The tests run as root inside the testbed (`cargo verify`, or `cargo testbed` by hand).
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod builder;
+mod control;
+mod disk;
+mod frame;
+mod guest;
+mod guest_process;
+mod host_process;
+mod machine;
+mod pattern;
+mod process;
+mod request;
+mod tap;
+mod wait;
+
+pub use builder::{Builder, Device};
+pub use disk::Disk;
+pub use frame::Frame;
+pub use guest::echo_on;
+pub use guest_process::{GuestProcess, Output};
+pub use host_process::{HostMemory, HostProcess};
+pub use machine::TestMachine;
+pub use pattern::{Comparison, Pattern, random_sizes};
+pub use request::{Address, HELLO_PORT, Request, SERVICE_PORT};
+pub use tap::Tap;
+pub use wait::{PATIENCE, eventually};
