@@ -50,6 +50,11 @@ const STEPS: u64 = 300;
 /// Slots that hold devices at some time.
 const SLOTS: u64 = 6;
 
+/// Every other slot has a socket device, the rest entropy devices.
+fn has_socket_device(slot: u8) -> bool {
+    slot.is_multiple_of(2)
+}
+
 #[test]
 fn pci() {
     let memory = memory();
@@ -115,9 +120,9 @@ impl Machine {
         machine
     }
 
-    /// Puts a device into `slot`: the socket device into every other one.
+    /// Puts a device into `slot`.
     fn plug(&mut self, slot: u8) {
-        let device: Box<dyn Device> = if slot % 2 == 0 {
+        let device: Box<dyn Device> = if has_socket_device(slot) {
             let events = Arc::new(self.sender.clone());
             let (vsock, connector) = Vsock::new(3, events).unwrap();
             self.vsock = Some(connector);
@@ -229,7 +234,11 @@ impl Machine {
     fn start(&mut self, random: &mut Random, slot: u8, malice: u64) {
         let mut writes: Vec<(u64, Vec<u8>)> = Vec::new();
         let mut put = |at: u64, bytes: &[u8]| writes.push((at, bytes.to_vec()));
-        let queues: &[u16] = if slot % 2 == 0 { &[128, 128, 8] } else { &[64] };
+        let queues: &[u16] = if has_socket_device(slot) {
+            &[128, 128, 8]
+        } else {
+            &[64]
+        };
         let vectors = queues.len() as u64 + 1;
         for status in [0, 1, 3] {
             put(STATUS, &[status]);
@@ -249,7 +258,8 @@ impl Machine {
         put(CONFIG_VECTOR, &0u16.to_le_bytes());
         let mut rings = Vec::new();
         for (index, size) in queues.iter().enumerate() {
-            let ring = Ring::new(random, &self.environment.memory, index, *size, event_idx);
+            let number = usize::from(slot) * 4 + index;
+            let ring = Ring::new(random, &self.environment.memory, number, *size, event_idx);
             let QueueSettings {
                 size,
                 desc,
@@ -297,8 +307,8 @@ impl Machine {
         if random.one_in(10) {
             ring.mess(random);
         } else {
-            let request = match (slot % 2, index) {
-                (0, 1) => crate::devices::vsock::fuzz::packet(random),
+            let request = match (has_socket_device(slot), index) {
+                (true, 1) => crate::devices::vsock::fuzz::packet(random),
                 _ => Vec::new(),
             };
             ring.offer(random, &request, 20);
@@ -337,7 +347,7 @@ impl Machine {
         let mut status = [0];
         self.root.memory_read(bar + STATUS, &mut status);
         assert_eq!(status, [DRIVER_OK], "slot {slot}");
-        if slot % 2 == 0 {
+        if has_socket_device(slot) {
             return;
         }
         let ring = &mut self.rings[usize::from(slot)][0];

@@ -69,7 +69,6 @@ fn converse(random: &mut Random, shim: &Channel) -> bool {
         let id = random.number();
         let request = request(random);
         let files = files_for(random, &request);
-        let ends = matches!(request, Request::Stop);
         let mut message = serde_json::to_value(ToVmm { id, request }).unwrap();
         let honest = random.one_in(2);
         let bytes = if honest {
@@ -88,11 +87,14 @@ fn converse(random: &mut Random, shim: &Channel) -> bool {
         loop {
             match shim.receive::<FromVmm>() {
                 Ok((FromVmm::Event(_), _)) => {}
-                Ok((FromVmm::Reply { id: replied, .. }, _)) => {
+                Ok((FromVmm::Reply { id: replied, reply }, _)) => {
                     assert!(!honest || replied == id, "the answer to something else");
+                    if reply == Reply::Stopped {
+                        return true;
+                    }
                     break;
                 }
-                Err(ChannelError::Closed) => return !honest || ends,
+                Err(ChannelError::Closed) => return !honest,
                 Err(error) => panic!("{error}"),
             }
         }

@@ -17,11 +17,16 @@ const ARENAS: [u64; 4] = [
     HIGH_RAM_START,
     HIGH_RAM_START + HIGH_RAM - ARENA,
 ];
-/// Bytes of an arena: the first half for rings, the second for buffers.
-const ARENA: u64 = 0x4_0000;
+/// Bytes of an arena: the first half for rings, and in the first one for their indirect tables; the
+/// second half for buffers.
+const ARENA: u64 = 0x10_0000;
 const HALF: u64 = ARENA / 2;
-/// Room for the rings of a queue of 256.
+/// Room for the rings of a queue of [`MAX_SIZE`], or for a short indirect table of each of its
+/// descriptors.
 const STRETCH: u64 = 0x2000;
+/// Small, so that rings wrap around often.
+const MAX_SIZE: u16 = 128;
+const TABLE: u64 = STRETCH / MAX_SIZE as u64;
 /// No buffer of an honest driver is longer.
 const LONGEST: u64 = 0x5000;
 const HIGH_RAM: u64 = 2 << 20;
@@ -73,21 +78,21 @@ pub(super) struct Ring {
     chains: HashMap<u16, (Vec<u16>, u64)>,
     /// Whether the rules were broken, so that nothing can be expected any more.
     messed: bool,
+    tables: u64,
 }
 
 impl Ring {
-    /// Queue `index` of a device at a place that fits, empty.
+    /// A queue at a place that fits, empty. Those with different numbers below 64 do not overlap.
     pub(super) fn new(
         random: &mut Random,
         memory: &Arc<GuestRam>,
-        index: usize,
+        number: usize,
         max_size: u16,
         event_idx: bool,
     ) -> Self {
-        let size = 1u16 << random.below(9);
-        let size = size.min(max_size);
-        // The queues of a device do not overlap, unless it has very many.
-        let desc = random.pick(&ARENAS[1..]) + index as u64 * STRETCH % HALF;
+        let size = (MAX_SIZE >> random.below(8)).min(max_size);
+        let tables = number as u64 * STRETCH % HALF;
+        let desc = random.pick(&ARENAS[1..]) + tables;
         let driver = desc + 16 * u64::from(size);
         let device = (driver + 6 + 2 * u64::from(size)).next_multiple_of(4);
         let settings = QueueSettings {
@@ -105,6 +110,7 @@ impl Ring {
             free: (0..size).rev().collect(),
             chains: HashMap::new(),
             messed: false,
+            tables,
         };
         ring.write(desc, &vec![0; STRETCH as usize]);
         ring
@@ -137,8 +143,8 @@ impl Ring {
             _ => u64::from(*length),
         };
         let writable = buffers.iter().map(writable).sum();
-        if random.one_in(3) {
-            self.offer_indirect(random, &buffers, writable)
+        if random.one_in(3) && 16 * buffers.len() as u64 <= TABLE {
+            self.offer_indirect(&buffers, writable)
         } else {
             self.offer_direct(&buffers, writable)
         }
@@ -179,16 +185,11 @@ impl Ring {
         true
     }
 
-    fn offer_indirect(
-        &mut self,
-        random: &mut Random,
-        buffers: &[(u64, u32, u16)],
-        writable: u64,
-    ) -> bool {
+    fn offer_indirect(&mut self, buffers: &[(u64, u32, u16)], writable: u64) -> bool {
         let Some(head) = self.free.pop() else {
             return false;
         };
-        let table = buffer(random) & !0xf;
+        let table = ARENAS[0] + self.tables + u64::from(head) * TABLE;
         for (position, (address, length, flags)) in (0..).zip(buffers) {
             let last = usize::from(position) + 1 == buffers.len();
             let flags = flags | if last { 0 } else { NEXT };

@@ -180,7 +180,7 @@ struct Bench {
 #[test]
 fn packets() {
     let memory = guest_ram();
-    run("packets", 60, |random| {
+    run("packets", 8, |random| {
         let mut bench = Bench::new(random, &memory);
         for _ in 0..STEPS {
             random.step();

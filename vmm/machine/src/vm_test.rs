@@ -1,0 +1,78 @@
+//! What a driver can bring about in KVM. Without a usable /dev/kvm the tests say so and pass.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::{Vm, VmError};
+use crate::events::EventReceiver;
+use crate::memory::{Backing, GuestRam};
+use crate::pci::msix::{Message, MessageRouter};
+use crate::virtio::runner::Doorbells;
+
+const ADDRESS: u64 = 0xc000_3000;
+
+fn vm() -> Option<(Vm, EventReceiver)> {
+    let kvm = File::options().read(true).write(true).open("/dev/kvm");
+    let kvm = match kvm {
+        Ok(kvm) => kvm,
+        Err(error) => {
+            eprintln!("skipped: /dev/kvm cannot be opened: {error}");
+            return None;
+        }
+    };
+    let (sender, receiver) = crate::events::channel().unwrap();
+    let memory = Arc::new(GuestRam::new(64, Backing::Private).unwrap());
+    match Vm::new(kvm.into(), 1, memory, sender) {
+        Ok(vm) => Some((vm, receiver)),
+        Err(
+            error @ (VmError::NotKvm(_)
+            | VmError::Missing(_)
+            | VmError::Call {
+                what: "KVM_CREATE_VM",
+                ..
+            }),
+        ) => {
+            eprintln!("skipped: /dev/kvm makes no machine: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn two_doorbells_in_one_place_do_not_end_the_machine() {
+    let Some((vm, events)) = vm() else {
+        return;
+    };
+    let kicks = [(); 2].map(|()| EventFd::new(EFD_NONBLOCK).unwrap());
+    for order in [[0, 1], [1, 0]] {
+        for kick in &kicks {
+            vm.attach(ADDRESS, kick);
+        }
+        for which in order {
+            vm.detach(ADDRESS, &kicks[which]);
+        }
+    }
+    assert_eq!(events.exit_reason(), None);
+}
+
+#[test]
+fn no_message_of_an_interrupt_ends_the_machine() {
+    let Some((vm, events)) = vm() else {
+        return;
+    };
+    let interrupt = EventFd::new(EFD_NONBLOCK).unwrap();
+    for (address, data) in [
+        (0xfee0_0000, 0x30),
+        (0, 0),
+        (u64::MAX, u32::MAX),
+        (u64::MAX << 32, 0xff),
+    ] {
+        vm.connect(100, &interrupt, Message { address, data });
+        interrupt.write(1).unwrap();
+    }
+    vm.disconnect(100, &interrupt);
+    assert_eq!(events.exit_reason(), None);
+}
