@@ -184,6 +184,7 @@ fn boot(random: &mut Random) -> BootConfig {
         hotplug_memory_mib: random.pick(&[0, 0, 128, 127, u32::MAX]),
         cmdline: "x".repeat(random.pick(&[0, 10, 2047, 2048, 5000, 70_000])),
         guest_cid: random.pick(&[3, 3, 3, 2, 0, u32::MAX]),
+        virtio_console: random.one_in(2),
         files,
         devices,
     }
