@@ -1,6 +1,7 @@
-//! `caisson-dev`: what the cargo aliases demo, verify, testbed and measure run.
+//! `caisson-dev`: what the cargo aliases demo, verify, fuzz, testbed and measure run.
 
 mod demo;
+mod fuzz;
 mod measure;
 mod testbed_command;
 mod verify;
@@ -29,6 +30,8 @@ enum Tool {
     Demo,
     /// Run every check there is.
     Verify,
+    /// Do to the VMM what no guest and no shim would, for a given time.
+    Fuzz(fuzz::FuzzArguments),
     /// Time containers of Caisson and of runc in turns, and show where time and memory go.
     Measure {
         /// Rounds that count, after one that does not.
@@ -55,6 +58,7 @@ fn run(tool: Tool) -> Result<ExitCode> {
     match tool {
         Tool::Demo => demo::run(),
         Tool::Verify => verify::run(&workspace_folder()?),
+        Tool::Fuzz(arguments) => fuzz::run(&arguments),
         Tool::Measure { rounds, icount } => measure::run(&workspace_folder()?, rounds, icount),
         Tool::Testbed(arguments) => testbed_command::run(arguments),
     }

@@ -116,9 +116,11 @@ pub enum FileRole {
     /// blocks on it: what does not fit is dropped.
     Console,
     /// What the guest's RAM is made of: an empty file of a tmpfs, opened read-write, which the VMM
-    /// sizes and maps shared. At most one. Without it the VMM makes a memfd if a file server needs
-    /// to share the RAM; but only on a tmpfs mounted with `huge=advise` does the kernel back it
-    /// with huge pages, whatever the host's setting for memfds, and that halves the time to boot.
+    /// sizes and maps shared; the tmpfs has room for [`BootConfig::memory_mib`] and
+    /// [`BootConfig::hotplug_memory_mib`] together. At most one. Without it the VMM makes a memfd
+    /// if a file server needs to share the RAM; but only on a tmpfs mounted with `huge=advise` does
+    /// the kernel back it with huge pages, whatever the host's setting for memfds, and that halves
+    /// the time to boot.
     Memory,
 }
 

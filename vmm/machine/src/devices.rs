@@ -5,5 +5,6 @@ pub(crate) mod block;
 pub(crate) mod console;
 pub(crate) mod fs;
 pub(crate) mod memory;
+pub(crate) mod net;
 pub(crate) mod rng;
 pub(crate) mod vsock;

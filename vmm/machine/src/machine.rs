@@ -323,6 +323,7 @@ impl Machine {
                     bytes_from_guest: counters.bytes_from_guest,
                     bytes_to_guest: counters.bytes_to_guest,
                     throttled: counters.throttled,
+                    dropped: counters.dropped,
                     faults,
                 }
             })

@@ -106,6 +106,36 @@ fn a_file_that_is_not_in_memory_is_refused() {
     }
 }
 
+#[test]
+fn a_tmpfs_without_room_for_all_memory_is_refused() {
+    // Every test machine has one, if with different limits.
+    let file = match tempfile::tempfile_in("/dev/shm") {
+        Ok(file) => file,
+        Err(error) => {
+            eprintln!("skipped: no file in /dev/shm: {error}");
+            return;
+        }
+    };
+    let kind = rustix::fs::fstatfs(&file).unwrap();
+    let room = kind.f_blocks * u64::try_from(kind.f_bsize).unwrap();
+    if kind.f_type != 0x0102_1994 || room == 0 {
+        eprintln!("skipped: /dev/shm is no tmpfs with a limit");
+        return;
+    }
+    let mib = (room >> 20) + 1;
+    let hotplug = mib.next_multiple_of(128);
+    for (mib, hotplug) in [(mib, 0), (64, hotplug)] {
+        let backing = Backing::File(file.try_clone().unwrap());
+        let refused = GuestRam::with_hotplug(mib, hotplug, backing);
+        assert!(
+            matches!(&refused, Err(MemoryError::BadFile(why)) if why.contains("needed")),
+            "{refused:?}"
+        );
+    }
+    let backing = Backing::File(file);
+    assert!(GuestRam::new(1, backing).is_ok());
+}
+
 /// Bytes of the region at `start` that take up memory of the host, as seen in this process.
 fn resident(ram: &GuestRam, start: u64) -> u64 {
     let address = ram.get_host_address(GuestAddress(start)).unwrap() as usize;

@@ -10,6 +10,7 @@ use vm_memory::GuestMemoryRegion;
 
 use crate::devices::block::{Block, BlockError};
 use crate::devices::fs::{FileSystem, FileSystemError};
+use crate::devices::net::{Net, NetError};
 use crate::memory::GuestRam;
 use crate::virtio::device::Device;
 
@@ -49,9 +50,14 @@ pub(crate) enum DeviceError {
         /// What was wrong.
         source: BlockError,
     },
-    /// The kind of device is not there yet.
-    #[error("{0} cannot be made yet")]
-    NotYet(String),
+    /// A network interface cannot be made.
+    #[error("{name}: {source}")]
+    Net {
+        /// What it is called.
+        name: String,
+        /// What was wrong.
+        source: NetError,
+    },
 }
 
 impl DeviceError {
@@ -61,7 +67,8 @@ impl DeviceError {
             Self::Files { .. } | Self::NameTaken(_) | Self::PrivateMemory(_) => {
                 RefusalKind::Invalid
             }
-            Self::FileServer { .. } | Self::Disk { .. } | Self::NotYet(_) => RefusalKind::Device,
+            Self::Net { source, .. } => source.kind(),
+            Self::FileServer { .. } | Self::Disk { .. } => RefusalKind::Device,
         }
     }
 }
@@ -104,7 +111,17 @@ pub(super) fn make(
                 }),
             }
         }
-        DeviceConfig::Net(_) => Err(DeviceError::NotYet(name(config))),
+        DeviceConfig::Net(net) => {
+            let taps = files.drain(..config.file_count().min(files.len()));
+            let taps = taps.collect();
+            match Net::new(net, taps) {
+                Ok(device) => Ok(Box::new(device)),
+                Err(source) => Err(DeviceError::Net {
+                    name: name(config),
+                    source,
+                }),
+            }
+        }
     }
 }
 

@@ -63,6 +63,16 @@ fn sized(file: File, bytes: u64) -> Result<File, MemoryError> {
         let length = metadata.len();
         return Err(MemoryError::BadFile(format!("has {length} bytes")));
     }
+    // A tmpfs that is too small would show when the guest touches a page too many, by SIGBUS. One
+    // without a limit says 0.
+    let block = u64::try_from(kind.f_bsize).unwrap_or(0);
+    let room = kind.f_blocks.saturating_mul(block);
+    if room > 0 && room < bytes {
+        let (room, bytes) = (room >> 20, bytes >> 20);
+        return Err(MemoryError::BadFile(format!(
+            "is on one of {room} MiB, where {bytes} MiB are needed"
+        )));
+    }
     file.set_len(bytes).map_err(failed)?;
     Ok(file)
 }

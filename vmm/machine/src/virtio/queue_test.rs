@@ -4,6 +4,9 @@ use crate::virtio::chain::MAX_CHAIN;
 use crate::virtio::device::QueuePosition;
 use crate::virtio::mock_driver::{INDIRECT, MockDriver, NEXT, WRITE, guest_ram};
 
+#[path = "queue_test/gap.rs"]
+mod gap;
+
 /// Where the queue is, and where buffers are.
 const BASE: u64 = 0x1000;
 const DATA: u64 = 0x10_0000;
@@ -325,6 +328,7 @@ fn links_out_of_the_table_are_errors() {
 #[test]
 fn buffers_outside_memory_are_errors() {
     for (address, length) in [
+        (END, 0),
         (END, 1),
         (END - 1, 2),
         (u64::MAX, 1),
@@ -484,4 +488,89 @@ fn a_driver_that_never_stops_adding_gets_one_ring_at_a_time() {
     assert_eq!(served, 4);
     // It comes back by itself.
     assert_eq!(driver.kick.read().unwrap(), 1);
+}
+
+#[test]
+fn chains_completed_together_are_seen_together() {
+    let mut driver = driver(4);
+    let mut queue = driver.queue(0).unwrap();
+    // Twice and a half round the ring.
+    for round in 0..5u16 {
+        let heads = [0, 1].map(|_| driver.add(&[(DATA, 16, true)]));
+        let chains = heads.map(|_| queue.pop().unwrap().unwrap());
+        let index = |driver: &MockDriver| {
+            let bytes = driver.read(driver.settings.device + 2);
+            u16::from_le_bytes(bytes)
+        };
+        let chains = chains.into_iter().zip([16, 7]);
+        let chains = chains.inspect(|_| assert_eq!(index(&driver), 2 * round));
+        queue.complete_together(chains).unwrap();
+        assert_eq!(driver.take_used(), Some((heads[0], 16)));
+        assert_eq!(driver.take_used(), Some((heads[1], 7)));
+        assert_eq!(driver.take_used(), None);
+    }
+    assert_eq!(queue.requests(), 10);
+}
+
+#[test]
+fn an_index_within_chains_completed_together_interrupts() {
+    for (wanted, interrupts) in [(0, 1), (1, 1), (2, 1), (3, 0), (0xffff, 0)] {
+        let mut driver = driver(8);
+        let mut queue = driver.queue(0).unwrap();
+        driver.write_used_event(wanted);
+        let chains = [0, 1, 2].map(|_| {
+            driver.add(&[(DATA, 16, true)]);
+            (queue.pop().unwrap().unwrap(), 1)
+        });
+        queue.complete_together(chains).unwrap();
+        queue.signal_used().unwrap();
+        assert_eq!(driver.interrupts(), interrupts, "{wanted}");
+    }
+}
+
+#[test]
+fn a_chain_of_nothing_is_completed_with_nothing() {
+    let mut driver = driver(8);
+    let head = driver.add(&[(DATA, 0, false), (DATA, 0, true)]);
+    let mut queue = driver.queue(0).unwrap();
+    let chain = queue.pop().unwrap().unwrap();
+    assert!(chain.reader().read_object::<u8>().is_err());
+    assert!(chain.writer().write_all(&[1]).is_err());
+    assert!(chain.writer().slices(0).unwrap().is_empty());
+    queue.complete(chain, 1).unwrap();
+    assert_eq!(driver.take_used(), Some((head, 0)));
+}
+
+#[test]
+fn a_ring_that_the_device_itself_overwrites_is_an_error_at_most() {
+    let mut driver = driver(8);
+    let rings = driver.settings;
+    // The buffer is the ring from which the next chain will be taken, and where this is put.
+    driver.add(&[(rings.driver, 22, true), (rings.device, 70, true)]);
+    let mut queue = driver.queue(0).unwrap();
+    let chain = queue.pop().unwrap().unwrap();
+    chain.writer().write_all(&[0xff; 92]).unwrap();
+    queue.complete(chain, 92).unwrap();
+    queue.signal_used().unwrap();
+    assert!(matches!(
+        queue.pop(),
+        Err(QueueError::AvailableIndex {
+            available: 0xffff,
+            ..
+        })
+    ));
+}
+
+#[test]
+fn a_chain_of_another_queue_cannot_be_completed() {
+    let mut driver = driver(8);
+    driver.add(&[(DATA, 1, true)]);
+    let mut queue = driver.queue(0).unwrap();
+    let mut other = driver.queue(0).unwrap();
+    let chain = queue.pop().unwrap().unwrap();
+    assert!(matches!(
+        other.complete(chain, 1),
+        Err(QueueError::HeadNotInFlight(0))
+    ));
+    assert_eq!(driver.take_used(), None);
 }

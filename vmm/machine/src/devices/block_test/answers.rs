@@ -1,6 +1,6 @@
 //! What becomes of requests.
 
-use super::test_engines::{clumsy, no_clearing, recorded, recorder};
+use super::test_engines::{clumsy, no_clearing, recorded, recorder, slow};
 use super::*;
 
 const OK: u8 = 0;
@@ -365,7 +365,7 @@ fn every_queue_is_served() {
 
 #[test]
 fn more_requests_than_can_be_in_flight_are_served_all_the_same() {
-    for engine in engines() {
+    for engine in engines().into_iter().chain([slow as EngineMaker]) {
         let config = DiskConfig {
             queues: 4,
             ..config()

@@ -1,12 +1,14 @@
 //! Engines that show what a disk seldom does.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::devices::block::disk::Disk;
 use crate::devices::block::engine::plain::Plain;
-use crate::devices::block::engine::{Call, Done, Engine, Tag};
+use crate::devices::block::engine::{CAPACITY, Call, Done, Engine, Tag};
 
 /// Makes no call until it is waited for.
 pub(super) struct Patient {
@@ -45,6 +47,55 @@ impl Engine for Patient {
 
     fn completions(&self) -> Option<RawFd> {
         None
+    }
+}
+
+/// Makes one call each time the device is called, so that it has others left.
+pub(super) struct Slow {
+    patient: Patient,
+    /// Readable all the time.
+    always: EventFd,
+    rests: bool,
+}
+
+pub(super) fn slow(disk: &Arc<Disk>) -> Box<dyn Engine> {
+    let patient = Patient {
+        plain: Plain::new(disk),
+        waiting: Vec::new(),
+    };
+    Box::new(Slow {
+        patient,
+        always: EventFd::new(EFD_NONBLOCK).unwrap(),
+        rests: false,
+    })
+}
+
+impl Engine for Slow {
+    fn start(&mut self, tag: Tag, call: Call) -> io::Result<()> {
+        self.patient.start(tag, call)?;
+        assert!(self.patient.waiting.len() <= CAPACITY);
+        self.always.write(1)
+    }
+
+    /// The device comes again after every call that is done, and gets no second one.
+    fn submit(&mut self) -> io::Result<()> {
+        self.rests = !self.rests;
+        match self.rests {
+            true => self.patient.wait(),
+            false => Ok(()),
+        }
+    }
+
+    fn take_done(&mut self) -> Option<Done> {
+        self.patient.take_done()
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        self.patient.wait()
+    }
+
+    fn completions(&self) -> Option<RawFd> {
+        Some(self.always.as_raw_fd())
     }
 }
 
