@@ -230,7 +230,6 @@ impl Builder {
             virtio_console: self.virtio_console,
             cmdline: format!("{PARAMETERS} maxcpus={}{}", self.vcpus, self.parameters),
             guest_cid: GUEST_CID,
-            virtio_console: false,
             files: roles,
             devices: configs,
         };
