@@ -84,6 +84,7 @@ pub struct Builder {
     hotplug_memory_mib: u32,
     parameters: String,
     root: bool,
+    virtio_console: bool,
     devices: Vec<Device>,
 }
 
@@ -96,6 +97,7 @@ impl Default for Builder {
             hotplug_memory_mib: 0,
             parameters: String::new(),
             root: true,
+            virtio_console: false,
             devices: Vec::new(),
         }
     }
@@ -144,6 +146,13 @@ impl Builder {
     #[must_use]
     pub fn without_root(mut self) -> Self {
         self.root = false;
+        self
+    }
+
+    /// With a console that is faster than the serial port, for the parameter `console=hvc0`.
+    #[must_use]
+    pub fn virtio_console(mut self) -> Self {
+        self.virtio_console = true;
         self
     }
 
@@ -218,9 +227,9 @@ impl Builder {
             max_vcpus: self.max_vcpus,
             memory_mib: self.memory_mib,
             hotplug_memory_mib: self.hotplug_memory_mib,
+            virtio_console: self.virtio_console,
             cmdline: format!("{PARAMETERS} maxcpus={}{}", self.vcpus, self.parameters),
             guest_cid: GUEST_CID,
-            virtio_console: false,
             files: roles,
             devices: configs,
         };

@@ -208,8 +208,12 @@ struct RunningVsock {
 impl RunningVsock {
     fn take_transmit_queue(&mut self) -> Result<(), DeviceFault> {
         let table = &mut self.device.table;
+        let taken = &mut self.device.counters.bytes_from_guest;
         self.transmit
-            .serve(|chain| table.on_packet(chain).map(|()| 0))
+            .serve(|chain| {
+                *taken = taken.saturating_add(table.on_packet(chain)?);
+                Ok(0)
+            })
             .map_err(|error: QueueError| error.on(TRANSMIT))
     }
 
@@ -320,6 +324,8 @@ impl RunningVsock {
             chain.writer().write_object(&header)?;
             self.receive
                 .complete(chain, len.saturating_add(HEADER_SIZE as u32))?;
+            let given = &mut self.device.counters.bytes_to_guest;
+            *given = given.saturating_add(len.into());
         }
         for chain in unused.into_iter().rev() {
             self.receive.put_back(chain)?;

@@ -96,11 +96,11 @@ impl Table {
         self.insert(Connection::connecting(ports, stream, request));
     }
 
-    /// Handles a packet of the guest.
+    /// Handles a packet of the guest. Answers how many bytes of data a connection took from it.
     ///
     /// # Errors
     /// Fails when it is shorter than it says.
-    pub(super) fn on_packet(&mut self, chain: &Chain) -> Result<(), QueueError> {
+    pub(super) fn on_packet(&mut self, chain: &Chain) -> Result<u64, QueueError> {
         let mut data = chain.reader();
         let header: Header = data.read_object()?;
         let len = usize::try_from(header.len.get()).unwrap_or(usize::MAX);
@@ -110,6 +110,7 @@ impl Table {
                 left: data.left(),
             });
         }
+        let mut taken = 0;
         let addressed = header.src_cid == self.guest_cid && header.dst_cid == HOST_CID;
         let ports = Ports {
             host: header.dst_port.get(),
@@ -119,9 +120,10 @@ impl Table {
             self.reset(&header);
         } else if let Some(token) = self.by_ports.get(&ports).copied() {
             let Some(connection) = self.connections.get_mut(&token) else {
-                return Ok(());
+                return Ok(0);
             };
             match connection.on_packet(&header, data)? {
+                Outcome::Open if header.op == op::RW => taken = header.len.get().into(),
                 Outcome::Open => {}
                 Outcome::Accepted(request) => self.events.connect_finished(request, true),
                 Outcome::Gone => self.remove(token),
@@ -136,7 +138,7 @@ impl Table {
         } else {
             self.reset(&header);
         }
-        Ok(())
+        Ok(taken)
     }
 
     fn accept(&mut self, ports: Ports, header: &Header) {

@@ -23,6 +23,11 @@ fn data_goes_both_ways_on_several_connections() {
     let mut seen = [0; 14];
     first_host.read_exact(&mut seen).unwrap();
     assert_eq!(&seen, b"from the first");
+    let counters = bench.device().counters();
+    assert_eq!(
+        (counters.bytes_from_guest, counters.bytes_to_guest),
+        (29, 12)
+    );
 }
 
 #[test]
