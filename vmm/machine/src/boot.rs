@@ -16,6 +16,8 @@ pub(crate) mod linux64;
 pub(crate) mod memory_map;
 pub(crate) mod mptable;
 pub(crate) mod pvh;
+#[cfg(test)]
+pub(crate) mod test_kernel;
 
 use vm_memory::GuestAddress;
 

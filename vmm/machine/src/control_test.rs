@@ -9,6 +9,9 @@ use caisson_control::{
 
 use super::{ControlError, serve};
 
+#[path = "control_test/running.rs"]
+mod running;
+
 /// The shim's side of a VMM that runs on a thread.
 struct Shim {
     channel: Channel,

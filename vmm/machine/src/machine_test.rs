@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use caisson_control::{BootConfig, FileRole, RefusalKind, VERSION};
 
 use super::{BootError, Machine};
+use crate::boot::test_kernel::test_kernel;
 
 fn config() -> BootConfig {
     BootConfig {
@@ -40,25 +41,6 @@ fn build(config: &BootConfig, files: Vec<OwnedFd>) -> BootError {
         Ok(_) => panic!("nothing was wrong"),
         Err(error) => error,
     }
-}
-
-/// The smallest kernel that can be loaded: one segment of one byte, which is its entry.
-fn kernel() -> Vec<u8> {
-    let mut bytes = Vec::new();
-    bytes.extend(b"\x7fELF\x02\x01\x01");
-    bytes.resize(16, 0);
-    bytes.extend([2, 0, 62, 0, 1, 0, 0, 0]);
-    bytes.extend(0x100_0000u64.to_le_bytes());
-    bytes.extend(64u64.to_le_bytes());
-    bytes.extend([0; 12]);
-    bytes.extend([64, 0, 56, 0, 1, 0]);
-    bytes.resize(64, 0);
-    bytes.extend([1, 0, 0, 0, 5, 0, 0, 0]);
-    for value in [120, 0, 0x100_0000u64, 1, 1, 4096] {
-        bytes.extend(value.to_le_bytes());
-    }
-    bytes.push(0xf4);
-    bytes
 }
 
 #[test]
@@ -107,7 +89,7 @@ fn a_file_that_is_no_kernel_is_a_kernel_refusal() {
 fn a_file_that_is_not_kvm_is_a_kvm_refusal() {
     let null = File::options().read(true).write(true).open("/dev/null");
     for kvm in [null.unwrap().into(), file(b"")] {
-        let error = build(&config(), vec![kvm, file(&kernel())]);
+        let error = build(&config(), vec![kvm, file(&test_kernel(&[0xf4]))]);
         assert_eq!(error.kind(), RefusalKind::Kvm);
         assert!(error.to_string().contains("/dev/kvm"), "{error}");
     }
@@ -119,7 +101,7 @@ fn an_initrd_that_does_not_fit_is_a_kernel_refusal() {
     config.files.push(FileRole::Initrd);
     let initrd = tempfile::tempfile().unwrap();
     initrd.set_len(49 << 20).unwrap();
-    let files = vec![file(b""), file(&kernel()), initrd.into()];
+    let files = vec![file(b""), file(&test_kernel(&[0xf4])), initrd.into()];
     let error = build(&config, files);
     assert_eq!(error.kind(), RefusalKind::Kernel);
     assert!(error.to_string().contains("more memory"), "{error}");
@@ -130,7 +112,10 @@ fn a_console_that_cannot_be_written_is_refused() {
     let mut config = config();
     config.files.push(FileRole::Console);
     let console = File::open("/dev/null").unwrap().into();
-    let error = build(&config, vec![file(b""), file(&kernel()), console]);
+    let error = build(
+        &config,
+        vec![file(b""), file(&test_kernel(&[0xf4])), console],
+    );
     assert_eq!(error.kind(), RefusalKind::Invalid);
     assert!(error.to_string().contains("console"), "{error}");
 }
