@@ -2,6 +2,7 @@
 
 mod demo;
 mod measure;
+mod measure_vmm;
 mod testbed_command;
 mod verify;
 
@@ -29,15 +30,7 @@ enum Tool {
     Demo,
     /// Run every check there is.
     Verify,
-    /// Time containers of Caisson and of runc in turns, and show where time and memory go.
-    Measure {
-        /// Rounds that count, after one that does not.
-        #[arg(long, default_value_t = 10)]
-        rounds: u32,
-        /// Count instructions instead of time: one nanosecond each, the same in every run.
-        #[arg(long)]
-        icount: bool,
-    },
+    Measure(measure::MeasureArguments),
     Testbed(testbed_command::TestbedArguments),
 }
 
@@ -55,7 +48,7 @@ fn run(tool: Tool) -> Result<ExitCode> {
     match tool {
         Tool::Demo => demo::run(),
         Tool::Verify => verify::run(&workspace_folder()?),
-        Tool::Measure { rounds, icount } => measure::run(&workspace_folder()?, rounds, icount),
+        Tool::Measure(arguments) => measure::run(&workspace_folder()?, arguments),
         Tool::Testbed(arguments) => testbed_command::run(arguments),
     }
 }
