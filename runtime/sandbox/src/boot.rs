@@ -81,6 +81,7 @@ pub(crate) async fn boot(
         max_vcpus: options.vcpus,
         memory_mib: options.memory_mib,
         hotplug_memory_mib: 0,
+        virtio_console: false,
         cmdline: command_line(config),
         guest_cid: GUEST_CID,
         files: roles,

@@ -51,8 +51,8 @@ pub struct DiskConfig {
     pub limits: Limits,
 }
 
-/// A network interface. Its files are the queues of one tap, each opened with `IFF_VNET_HDR` and,
-/// when there are several, `IFF_MULTI_QUEUE`.
+/// A network interface. Its files are the queues of one tap, each opened with `IFF_VNET_HDR`,
+/// `IFF_NO_PI` and, when there are several, `IFF_MULTI_QUEUE`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetConfig {

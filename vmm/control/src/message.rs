@@ -88,6 +88,10 @@ pub struct BootConfig {
     pub memory_mib: u32,
     /// Most memory that can be plugged later, in MiB; a multiple of 128, 0 for none.
     pub hotplug_memory_mib: u32,
+    /// Whether there is a console device beside the serial port, for output only: `hvc0` to a
+    /// kernel whose command line says `console=hvc0`. Both are written to the same file.
+    #[serde(default)]
+    pub virtio_console: bool,
     /// Kernel command line. The VMM appends nothing to it.
     pub cmdline: String,
     /// vsock context id of the guest, 3 or more.
@@ -112,9 +116,11 @@ pub enum FileRole {
     /// blocks on it: what does not fit is dropped.
     Console,
     /// What the guest's RAM is made of: an empty file of a tmpfs, opened read-write, which the VMM
-    /// sizes and maps shared. At most one. Without it the VMM makes a memfd if a file server needs
-    /// to share the RAM; but only on a tmpfs mounted with `huge=advise` does the kernel back it
-    /// with huge pages, whatever the host's setting for memfds, and that halves the time to boot.
+    /// sizes and maps shared; the tmpfs has room for [`BootConfig::memory_mib`] and
+    /// [`BootConfig::hotplug_memory_mib`] together. At most one. Without it the VMM makes a memfd
+    /// if a file server needs to share the RAM; but only on a tmpfs mounted with `huge=advise` does
+    /// the kernel back it with huge pages, whatever the host's setting for memfds, and that halves
+    /// the time to boot.
     Memory,
 }
 

@@ -39,6 +39,10 @@ pub struct DeviceStatistics {
     pub bytes_to_guest: u64,
     /// Times the device paused because of a rate limit.
     pub throttled: u64,
+    /// Packets of a network interface that were lost: they were malformed, the link was down, or
+    /// the guest had no room for them.
+    #[serde(default)]
+    pub dropped: u64,
     /// Times the device stopped because of a fault.
     pub faults: u64,
 }

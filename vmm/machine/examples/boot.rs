@@ -7,7 +7,9 @@
 //! Prints what the machine says on its console and on the control channel. Runs the `caisson-vmm`
 //! that lies beside the directory of the examples. `share=DIR` starts the `caisson-fs` there as
 //! well and shows the directory to the guest under the tag `share`; `memory-in=DIR` makes the guest's
-//! RAM a file there. Other words go to the kernel's command line, in
+//! RAM a file there. `hotplug=MIB` lets the guest plug that much memory and asks it to do so once it
+//! has started its agent, `balloon=MIB` asks it then to give that much back; `hvc` adds a console
+//! device. Other words go to the kernel's command line, in
 //! front of which the recommended one is put. `metrics` asks for the counters and `stop` for the
 //! end of the machine, once the guest has started its agent.
 #![allow(unsafe_code, clippy::print_stdout)]
@@ -29,7 +31,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut memory_file = None;
     let (mut vcpus, mut memory_mib) = (1, 128);
     let mut cmdline = caisson_vmm::COMMAND_LINE.to_owned();
-    let (mut metrics, mut stop) = (false, false);
+    let (mut metrics, mut stop, mut virtio_console) = (false, false, false);
+    let (mut hotplug_memory_mib, mut balloon_mib) = (0, 0);
     for argument in std::env::args().skip(1) {
         match argument.split_once('=') {
             Some(("kernel", path)) => kernel = Some(File::open(path)?),
@@ -38,6 +41,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             Some(("memory-in", directory)) => memory_file = Some(unnamed_file(directory)?),
             Some(("vcpus", number)) => vcpus = number.parse()?,
             Some(("memory", number)) => memory_mib = number.parse()?,
+            Some(("hotplug", number)) => hotplug_memory_mib = number.parse()?,
+            Some(("balloon", number)) => balloon_mib = number.parse()?,
+            _ if argument == "hvc" => virtio_console = true,
             _ if argument == "metrics" => metrics = true,
             _ if argument == "stop" => stop = true,
             _ => {
@@ -69,7 +75,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         vcpus,
         max_vcpus: vcpus,
         memory_mib,
-        hotplug_memory_mib: 0,
+        hotplug_memory_mib,
+        virtio_console,
         cmdline,
         guest_cid: 3,
         files: files.iter().map(|(role, _)| role.clone()).collect(),
@@ -110,6 +117,15 @@ fn main() -> Result<(), Box<dyn Error>> {
                 ..
             })
         );
+        if booted && hotplug_memory_mib > 0 {
+            let mib = hotplug_memory_mib;
+            let request = Request::SetHotplugMemory { mib };
+            channel.send(&ToVmm { id: 4, request }, &[])?;
+        }
+        if booted && balloon_mib > 0 {
+            let request = Request::SetBalloon { mib: balloon_mib };
+            channel.send(&ToVmm { id: 5, request }, &[])?;
+        }
         if booted && metrics {
             let request = Request::Metrics;
             channel.send(&ToVmm { id: 2, request }, &[])?;

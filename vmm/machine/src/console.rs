@@ -1,4 +1,4 @@
-//! Where the guest's serial output goes: to a file, if there is one, and into a short memory of the
+//! Where the guest's console output goes: to a file, if there is one, and into a short memory of the
 //! last lines, which is reported when the machine ends.
 
 use std::collections::VecDeque;
@@ -38,19 +38,21 @@ impl Tail {
         self.text().contains(PANIC_LINE)
     }
 
-    fn push(&self, byte: u8) {
+    fn push(&self, added: &[u8]) {
         let mut bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if bytes.len() >= TAIL_LENGTH {
-            bytes.pop_front();
+        for byte in added {
+            if bytes.len() >= TAIL_LENGTH {
+                bytes.pop_front();
+            }
+            bytes.push_back(*byte);
         }
-        bytes.push_back(byte);
     }
 }
 
-/// Takes the output of the serial port.
-#[derive(Debug)]
+/// Takes the output of the serial port and of the console device. Clones write to the same file.
+#[derive(Debug, Clone)]
 pub(crate) struct Console {
-    file: Option<File>,
+    file: Option<Arc<File>>,
     tail: Tail,
 }
 
@@ -67,19 +69,23 @@ impl Console {
             }
             rustix::fs::fcntl_setfl(file, flags | OFlags::NONBLOCK)?;
         }
+        let file = file.map(Arc::new);
         Ok(Self { file, tail })
+    }
+
+    /// Writes `bytes`, without waiting: what the file does not take is dropped, because the guest
+    /// must not wait for whoever reads its console.
+    pub(crate) fn put(&self, bytes: &[u8]) {
+        self.tail.push(bytes);
+        if let Some(file) = &self.file {
+            let _ = (&**file).write(bytes);
+        }
     }
 }
 
 impl Write for Console {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        for byte in bytes {
-            self.tail.push(*byte);
-        }
-        if let Some(file) = &mut self.file {
-            // What does not fit is dropped: the guest must not wait for whoever reads its console.
-            let _ = file.write(bytes);
-        }
+        self.put(bytes);
         Ok(bytes.len())
     }
 

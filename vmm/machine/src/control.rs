@@ -136,13 +136,11 @@ impl Control {
                     format!("no device that can be taken off the bus is in slot {slot}"),
                 ),
             },
-            (Request::SetVcpus { count }, Some(machine)) => match machine.set_vcpus(count) {
-                Ok(()) => Reply::Done,
-                Err(error) => refuse_boot(&error),
-            },
-            (Request::SetHotplugMemory { .. } | Request::SetBalloon { .. }, Some(_)) => {
-                refuse(RefusalKind::Device, "the machine has no such device")
+            (Request::SetVcpus { count }, Some(machine)) => done(machine.set_vcpus(count)),
+            (Request::SetHotplugMemory { mib }, Some(machine)) => {
+                done(machine.set_hotplug_memory(mib))
             }
+            (Request::SetBalloon { mib }, Some(machine)) => done(machine.set_balloon(mib)),
             (Request::Metrics, Some(machine)) => Reply::Metrics(machine.metrics()),
             // Handled by the caller, whom it ends.
             (Request::Stop, Some(_)) => Reply::Stopped,
@@ -191,6 +189,9 @@ impl Control {
                 Happening::DeviceFault { device, message } => {
                     let device = device.to_owned();
                     self.send(&FromVmm::Event(Event::DeviceFault { device, message }))?;
+                }
+                Happening::MemoryPressure { balloon_mib } => {
+                    self.send(&FromVmm::Event(Event::MemoryPressure { balloon_mib }))?;
                 }
             }
         }
@@ -248,6 +249,13 @@ fn plug(machine: &mut Machine, device: &DeviceConfig, files: Vec<OwnedFd>) -> Re
     }
     match machine.plug(device, &mut files.into()) {
         Ok(slot) => Reply::Plugged { slot },
+        Err(error) => refuse_boot(&error),
+    }
+}
+
+fn done(result: Result<(), BootError>) -> Reply {
+    match result {
+        Ok(()) => Reply::Done,
         Err(error) => refuse_boot(&error),
     }
 }

@@ -60,6 +60,7 @@ fn boot() -> BootConfig {
         max_vcpus: 1,
         memory_mib: 64,
         hotplug_memory_mib: 0,
+        virtio_console: false,
         cmdline: String::new(),
         guest_cid: 3,
         files: vec![FileRole::Kvm, FileRole::Kernel],

@@ -8,12 +8,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use caisson_control::ExitReason;
 use rustix::event::EventfdFlags;
 
+use crate::devices::balloon::BalloonEvents;
 use crate::devices::vsock::VsockEvents;
 
 /// Most happenings of the guest's making that wait for the control thread.
@@ -22,6 +23,10 @@ const QUEUE_LENGTH: usize = 64;
 /// Most device faults reported in the life of a machine. A driver can reset its device and break
 /// the rules again as often as it likes; the counters go on, the messages end.
 const MAX_FAULT_REPORTS: u32 = 64;
+
+/// Least time between two reports of memory pressure, in nanoseconds. A driver can fill and empty
+/// its balloon as often as it likes; what happens in between is in the metrics.
+const PRESSURE_INTERVAL: u64 = 1_000_000_000;
 
 /// Something that happened on another thread.
 #[derive(Debug)]
@@ -47,6 +52,11 @@ pub(crate) enum Happening {
         /// What was wrong.
         message: String,
     },
+    /// The guest took memory out of its balloon.
+    MemoryPressure {
+        /// What the balloon holds now, in MiB.
+        balloon_mib: u32,
+    },
 }
 
 #[derive(Debug)]
@@ -54,6 +64,8 @@ struct Shared {
     exit: OnceLock<ExitReason>,
     agent_started: OnceLock<u64>,
     fault_reports: AtomicU32,
+    /// When the next report of memory pressure may follow.
+    next_pressure: AtomicU64,
     queue: Mutex<VecDeque<Happening>>,
     wake: OwnedFd,
 }
@@ -82,6 +94,7 @@ pub(crate) fn channel() -> io::Result<(EventSender, EventReceiver)> {
         exit: OnceLock::new(),
         agent_started: OnceLock::new(),
         fault_reports: AtomicU32::new(0),
+        next_pressure: AtomicU64::new(0),
         queue: Mutex::default(),
         wake: rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
     });
@@ -116,6 +129,16 @@ impl EventSender {
         }
     }
 
+    /// The guest took memory out of its balloon at `now`, in nanoseconds.
+    fn memory_pressure_at(&self, now: u64, balloon_mib: u32) {
+        let next = now.saturating_add(PRESSURE_INTERVAL);
+        // Only the io thread comes here, so that nobody stores anything in between.
+        if now >= self.0.next_pressure.load(Ordering::Relaxed) {
+            self.0.next_pressure.store(next, Ordering::Relaxed);
+            self.offer(Happening::MemoryPressure { balloon_mib });
+        }
+    }
+
     /// Queues something of the guest's making. If the queue is full it is lost: a connection is
     /// closed by that, a fault is still in the counters.
     fn offer(&self, happening: Happening) {
@@ -145,6 +168,12 @@ impl VsockEvents for EventSender {
             .queue()
             .push_back(Happening::ConnectFinished { id, accepted });
         self.wake();
+    }
+}
+
+impl BalloonEvents for EventSender {
+    fn memory_pressure(&self, balloon_mib: u32) {
+        self.memory_pressure_at(monotonic_ns(), balloon_mib);
     }
 }
 

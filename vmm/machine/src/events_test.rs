@@ -65,3 +65,26 @@ fn a_full_queue_closes_connections_but_loses_no_answer_and_no_exit() {
         })
     ));
 }
+
+#[test]
+fn memory_pressure_is_told_once_a_second_at_most() {
+    const SECOND: u64 = 1_000_000_000;
+    let (sender, receiver) = channel().unwrap();
+    for (now, balloon_mib) in [
+        (5, 1),
+        (6, 2),
+        (SECOND, 3),
+        (SECOND + 5, 4),
+        (2 * SECOND, 5),
+        (9 * SECOND, 6),
+    ] {
+        sender.memory_pressure_at(now, balloon_mib);
+    }
+    let told: Vec<u32> = std::iter::from_fn(|| receiver.next())
+        .map(|happening| match happening {
+            Happening::MemoryPressure { balloon_mib } => balloon_mib,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(told, [1, 4, 6]);
+}

@@ -22,7 +22,6 @@ mod io_thread;
 mod machine;
 mod memory;
 mod pci;
-#[cfg_attr(not(test), expect(dead_code, reason = "its first users follow"))]
 mod rate_limit;
 mod serial;
 mod vcpu;

@@ -23,6 +23,9 @@ use self::files::Files;
 use crate::boot::{Entry, command_line, elf, initrd, linux64, memory_map, mptable, pvh};
 use crate::bus::Bus;
 use crate::console::{Console, Tail};
+use crate::devices::balloon::{Balloon, BalloonControl};
+use crate::devices::console::VirtioConsole;
+use crate::devices::memory::{HotplugMemory, Memory};
 use crate::devices::rng::Rng;
 use crate::devices::vsock::{Vsock, VsockConnector};
 use crate::events::EventSender;
@@ -64,6 +67,9 @@ pub(crate) struct Machine {
     vm: Arc<Vm>,
     environment: Environment,
     vsock: VsockConnector,
+    balloon: BalloonControl,
+    /// Only if the machine was made with memory to plug.
+    hotplug: Option<HotplugMemory>,
     /// Devices that came from the shim, by slot.
     plugged: BTreeMap<u8, DeviceConfig>,
     tail: Tail,
@@ -92,7 +98,11 @@ impl Machine {
         let tail = Tail::default();
         let console =
             Console::new(files.console.take(), tail.clone()).map_err(BootError::Console)?;
-        let memory = Arc::new(GuestRam::new(config.memory_mib.into(), backing)?);
+        let memory = Arc::new(GuestRam::with_hotplug(
+            config.memory_mib.into(),
+            config.hotplug_memory_mib.into(),
+            backing,
+        )?);
         let entry = load(&memory, config, &mut files.kernel, files.initrd.take())?;
         let vm = Arc::new(Vm::new(
             files.kvm,
@@ -112,7 +122,7 @@ impl Machine {
         let serial_interrupt =
             EventFd::new(EFD_NONBLOCK).map_err(resources("making the console's interrupt"))?;
         vm.connect_pin(&serial_interrupt, serial::INTERRUPT)?;
-        let serial = SerialPort::new(serial_interrupt, console);
+        let serial = SerialPort::new(serial_interrupt, console.clone());
         let mut pci = PciRoot::new();
         if let Some(vcpu) = vcpus.first()
             && vm.post_writes(ADDRESS_PORT)?
@@ -132,6 +142,19 @@ impl Machine {
         };
         let (vsock, connector) = Vsock::new(config.guest_cid, Arc::new(events.clone()))
             .map_err(resources("making the socket device"))?;
+        let (balloon, balloon_control) =
+            Balloon::new(Arc::new(events.clone())).map_err(resources("making the balloon"))?;
+        let mut present: Vec<Box<dyn Device>> =
+            vec![Box::new(vsock), Box::new(Rng::new()), Box::new(balloon)];
+        let hotplug = Memory::new(&environment.memory, Arc::clone(&vm) as _)
+            .map_err(resources("making the memory device"))?
+            .map(|(device, handle)| {
+                present.push(Box::new(device));
+                handle
+            });
+        if config.virtio_console {
+            present.push(Box::new(VirtioConsole::new(console)));
+        }
         kick::install().map_err(resources("installing a signal handler"))?;
         let mut machine = Self {
             vcpus: Vcpus::new(Arc::clone(&bus), events.clone()),
@@ -144,10 +167,12 @@ impl Machine {
             vm,
             environment,
             vsock: connector,
+            balloon: balloon_control,
+            hotplug,
             plugged: BTreeMap::new(),
             tail,
         };
-        machine.populate(vec![Box::new(vsock), Box::new(Rng::new())])?;
+        machine.populate(present)?;
         for device in &config.devices {
             machine.plug(device, &mut files.devices)?;
         }
@@ -241,6 +266,41 @@ impl Machine {
         Ok(())
     }
 
+    /// Asks the guest to have `mib` MiB plugged.
+    ///
+    /// # Errors
+    /// Fails when that is more than the machine was made for.
+    pub(crate) fn set_hotplug_memory(&self, mib: u32) -> Result<(), BootError> {
+        let hotplug = self.hotplug.as_ref().ok_or(BootError::NoHotplugMemory)?;
+        let most = hotplug.most() >> 20;
+        if u64::from(mib) > most {
+            return Err(BootError::MoreMemory { wanted: mib, most });
+        }
+        hotplug.set_requested(u64::from(mib) << 20);
+        Ok(())
+    }
+
+    /// Asks the guest to give `mib` MiB back through its balloon.
+    ///
+    /// # Errors
+    /// Fails when that is all it has.
+    pub(crate) fn set_balloon(&self, mib: u32) -> Result<(), BootError> {
+        let memory = (self.environment.memory.bytes() + self.plugged()) >> 20;
+        if u64::from(mib) >= memory {
+            return Err(BootError::Balloon {
+                wanted: mib,
+                memory,
+            });
+        }
+        self.balloon.set_target(mib);
+        Ok(())
+    }
+
+    /// Bytes that the guest has plugged.
+    fn plugged(&self) -> u64 {
+        self.hotplug.as_ref().map_or(0, HotplugMemory::plugged)
+    }
+
     /// Opens a connection to `port` of the guest, numbered `request`.
     pub(crate) fn connect_guest(&self, request: u64, port: u32, stream: UnixStream) {
         self.vsock.connect(request, port, stream);
@@ -263,17 +323,26 @@ impl Machine {
                     bytes_from_guest: counters.bytes_from_guest,
                     bytes_to_guest: counters.bytes_to_guest,
                     throttled: counters.throttled,
+                    dropped: counters.dropped,
                     faults,
                 }
             })
             .collect();
-        let boot_mib = self.environment.memory.bytes() >> 20;
+        let in_mib = |bytes: u64| u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
+        let boot_mib = in_mib(self.environment.memory.bytes());
+        let plugged_mib = in_mib(self.plugged());
+        let memory = MemoryStatistics {
+            boot_mib,
+            plugged_mib,
+            // The driver can write any number.
+            balloon_mib: self
+                .balloon
+                .held()
+                .min(boot_mib.saturating_add(plugged_mib)),
+        };
         Metrics {
             vcpu_exits: self.vcpus.exits(),
-            memory: MemoryStatistics {
-                boot_mib: u32::try_from(boot_mib).unwrap_or(u32::MAX),
-                ..MemoryStatistics::default()
-            },
+            memory,
             devices,
         }
     }

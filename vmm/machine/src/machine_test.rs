@@ -4,10 +4,14 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
-use caisson_control::{BootConfig, FileRole, RefusalKind, VERSION};
+use caisson_control::{
+    BootConfig, DeviceConfig, DiskConfig, FileRole, Limits, RefusalKind, VERSION,
+};
 
-use super::{BootError, Machine};
+use super::{BootError, Machine, devices};
 use crate::boot::test_kernel::test_kernel;
+use crate::memory::{Backing, GuestRam};
+use crate::virtio::device::DeviceKind;
 
 fn config() -> BootConfig {
     BootConfig {
@@ -16,6 +20,7 @@ fn config() -> BootConfig {
         max_vcpus: 1,
         memory_mib: 64,
         hotplug_memory_mib: 0,
+        virtio_console: false,
         cmdline: "quiet".to_owned(),
         guest_cid: 3,
         files: vec![FileRole::Kvm, FileRole::Kernel],
@@ -46,13 +51,17 @@ fn build(config: &BootConfig, files: Vec<OwnedFd>) -> BootError {
 #[test]
 fn what_is_out_of_range_is_refused_by_value() {
     type Change = fn(&mut BootConfig);
-    let wrong: [(Change, &str); 9] = [
+    let wrong: [(Change, &str); 10] = [
         (|config| config.version = 99, "99"),
         (|config| config.vcpus = 0, "0 vCPUs"),
         (|config| config.vcpus = 33, "33 vCPUs"),
         (|config| config.max_vcpus = 0, "at most 0 vCPUs"),
         (|config| config.max_vcpus = 33, "1 to 32"),
         (|config| config.memory_mib = 63, "63 MiB"),
+        (
+            |config| config.hotplug_memory_mib = 100,
+            "100 MiB of hot-plug memory: it must be a multiple of 128",
+        ),
         (|config| config.guest_cid = 2, "id 2"),
         (|config| config.cmdline = "x".repeat(2048), "2048"),
         (
@@ -118,4 +127,36 @@ fn a_console_that_cannot_be_written_is_refused() {
     );
     assert_eq!(error.kind(), RefusalKind::Invalid);
     assert!(error.to_string().contains("console"), "{error}");
+}
+
+#[test]
+fn a_disk_is_made_of_a_file_that_fits() {
+    let disk = DeviceConfig::Disk(DiskConfig {
+        id: "data".to_owned(),
+        read_only: false,
+        direct: false,
+        queues: 1,
+        limits: Limits::default(),
+    });
+    let memory = GuestRam::new(64, Backing::Private).unwrap();
+    let make = |files: Vec<OwnedFd>| devices::make(&disk, &mut files.into(), &memory);
+    let device = make(vec![file(&[0; 1024])]);
+    assert_eq!(
+        device.map(|device| device.kind()).unwrap(),
+        DeviceKind::Block
+    );
+    for (files, kind, words) in [
+        (vec![], RefusalKind::Invalid, "needs 1 files and 0 came"),
+        (
+            vec![file(&[0; 1000])],
+            RefusalKind::Device,
+            "disk \"data\": its file has 1000 bytes",
+        ),
+    ] {
+        let Err(error) = make(files) else {
+            panic!("{words}")
+        };
+        assert_eq!(error.kind(), kind);
+        assert!(error.to_string().contains(words), "{error}");
+    }
 }

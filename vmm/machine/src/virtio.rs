@@ -4,6 +4,7 @@ pub(crate) mod chain;
 pub(crate) mod config;
 pub(crate) mod device;
 pub(crate) mod interrupt;
+pub(crate) mod iovec;
 #[cfg(test)]
 pub(crate) mod mock_driver;
 pub(crate) mod pci;

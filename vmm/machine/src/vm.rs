@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::FromRawFd;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,11 +12,12 @@ use kvm_bindings::{
     KVM_MAX_CPUID_ENTRIES, KvmIrqRouting, kvm_irq_routing_entry, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::devices::memory::HotplugSlots;
 use crate::events::EventSender;
-use crate::memory::GuestRam;
+use crate::memory::{GuestRam, HOTPLUG_SLOT};
 use crate::pci::msix::{Message, MessageRouter};
 use crate::virtio::runner::Doorbells;
 
@@ -25,6 +27,10 @@ const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
 
 /// Pins of KVM's IOAPIC. Interrupt numbers from here on are free for messages.
 const IOAPIC_PINS: u32 = 24;
+
+/// KVM's number of the first slot of hot-plug memory; those below are for what is there from the
+/// start.
+const FIRST_HOTPLUG_SLOT: u32 = 8;
 
 /// Messages of one function on the bus.
 const MESSAGES_PER_SLOT: u32 = 32;
@@ -61,6 +67,17 @@ pub(crate) enum VmError {
         /// How many there can be.
         most: usize,
     },
+    /// KVM has too few slots for the hot-plug memory.
+    #[error(
+        "KVM on this host takes at most {most} MiB of hot-plug memory, not {wanted}: it has no \
+         more memory slots"
+    )]
+    HotplugMemory {
+        /// How much was asked for, in MiB.
+        wanted: u64,
+        /// How much there can be, in MiB.
+        most: u64,
+    },
     /// A call failed.
     #[error("{what} failed: {source}")]
     Call {
@@ -84,7 +101,7 @@ pub(crate) struct Vm {
     routes: Mutex<BTreeMap<u32, Message>>,
     events: EventSender,
     /// KVM maps the guest's memory as long as the machine exists.
-    _memory: Arc<GuestRam>,
+    memory: Arc<GuestRam>,
 }
 
 impl Vm {
@@ -126,8 +143,9 @@ impl Vm {
         fd.set_tss_address(TSS_ADDRESS)
             .map_err(failed("KVM_SET_TSS_ADDR"))?;
         fd.create_irq_chip().map_err(failed("KVM_CREATE_IRQCHIP"))?;
-        for (slot, region) in (0..).zip(memory.iter()) {
-            let region = kvm_userspace_memory_region {
+        check_slots(&kvm, &memory)?;
+        for (slot, region) in (0..).zip(memory.boot_regions()) {
+            let range = kvm_userspace_memory_region {
                 slot,
                 flags: 0,
                 guest_phys_addr: region.start_addr().raw_value(),
@@ -136,7 +154,7 @@ impl Vm {
             };
             // SAFETY: the range is mapped RAM of the guest, never unmapped, and this value keeps
             // it from being given back while the machine exists.
-            unsafe { fd.set_user_memory_region(region) }
+            unsafe { fd.set_user_memory_region(range) }
                 .map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
         }
         Ok(Self {
@@ -145,7 +163,7 @@ impl Vm {
             tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
             routes: Mutex::default(),
             events,
-            _memory: memory,
+            memory,
         })
     }
 
@@ -231,12 +249,55 @@ impl Vm {
             .map_err(|error| format!("KVM_SET_GSI_ROUTING failed: {error}"))
     }
 
+    /// Tells KVM about a slot of the hot-plug region, or with no `size` to forget it.
+    fn set_hotplug_slot(&self, index: u32, size: u64) -> Result<(), io::Error> {
+        let outside = || io::Error::from(io::ErrorKind::InvalidInput);
+        let region = self.memory.hotplug().ok_or_else(outside)?;
+        let start = region.start + u64::from(index) * HOTPLUG_SLOT;
+        if start >= region.end {
+            return Err(outside());
+        }
+        let pointer = self
+            .memory
+            .get_host_address(GuestAddress(start))
+            .map_err(io::Error::other)?;
+        let range = kvm_userspace_memory_region {
+            slot: FIRST_HOTPLUG_SLOT + index,
+            flags: 0,
+            guest_phys_addr: start,
+            memory_size: size,
+            userspace_addr: pointer as u64,
+        };
+        // SAFETY: a slot that begins inside the hot-plug region lies in it as a whole, because the
+        // region consists of slots. It is mapped, never unmapped, and `memory` keeps it from being
+        // given back while the machine exists.
+        let result = unsafe { self.fd.set_user_memory_region(range) };
+        result.map_err(|error| io::Error::from_raw_os_error(error.errno()))
+    }
+
     /// A machine whose interrupts or notifications get lost hangs; it rather ends with a reason.
     fn check(&self, what: &str, result: Result<(), kvm_ioctls::Error>) {
         if let Err(error) = result {
             self.events.fail(format!("{what} failed: {error}"));
         }
     }
+}
+
+/// Checks that KVM has a slot for every part of the hot-plug region.
+fn check_slots(kvm: &Kvm, memory: &GuestRam) -> Result<(), VmError> {
+    let Some(region) = memory.hotplug() else {
+        return Ok(());
+    };
+    let wanted = region.end - region.start;
+    let slots = kvm.get_nr_memslots() as u64;
+    let most = slots.saturating_sub(FIRST_HOTPLUG_SLOT.into()) * HOTPLUG_SLOT;
+    if wanted > most {
+        return Err(VmError::HotplugMemory {
+            wanted: wanted >> 20,
+            most: most >> 20,
+        });
+    }
+    Ok(())
 }
 
 impl MessageRouter for Vm {
@@ -260,6 +321,19 @@ impl MessageRouter for Vm {
     }
 }
 
+impl HotplugSlots for Vm {
+    fn insert(&self, index: u32) -> io::Result<()> {
+        self.set_hotplug_slot(index, HOTPLUG_SLOT)
+    }
+
+    fn remove(&self, index: u32) {
+        if let Err(error) = self.set_hotplug_slot(index, 0) {
+            let what = "taking memory from the guest";
+            self.events.fail(format!("{what} failed: {error}"));
+        }
+    }
+}
+
 impl Doorbells for Vm {
     fn attach(&self, address: u64, kick: &EventFd) {
         let address = IoEventAddress::Mmio(address);
@@ -274,3 +348,7 @@ impl Doorbells for Vm {
         self.check("KVM_IOEVENTFD", result);
     }
 }
+
+#[cfg(test)]
+#[path = "vm_test.rs"]
+mod tests;

@@ -35,3 +35,13 @@ fn ranges_ascend_and_do_not_overlap() {
         }
     }
 }
+
+#[test]
+fn memory_that_can_be_plugged_is_not_mentioned() {
+    let ranges = |hotplug| {
+        let backing = crate::memory::Backing::Private;
+        let memory = crate::memory::GuestRam::with_hotplug(3073, hotplug, backing);
+        super::ranges(&memory.unwrap())
+    };
+    assert_eq!(ranges(128), ranges(0));
+}

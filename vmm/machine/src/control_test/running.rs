@@ -235,3 +235,72 @@ fn a_machine_is_booted_once() {
     assert!(message.contains("runs already"), "{message}");
     shim.stop();
 }
+
+/// The names of the devices on the bus.
+fn devices(shim: &Shim) -> Vec<String> {
+    let devices = shim.metrics().devices.into_iter();
+    devices.map(|device| device.device).collect()
+}
+
+#[test]
+fn every_machine_has_a_balloon_that_cannot_take_everything() {
+    let Some(shim) = Shim::with_machine(boot(), vec![]) else {
+        return;
+    };
+    assert_eq!(devices(&shim), ["vsock", "rng", "balloon"]);
+    for mib in [63, 0] {
+        assert_eq!(shim.ask(Request::SetBalloon { mib }, &[]), Reply::Done);
+    }
+    for mib in [64, 65, u32::MAX] {
+        let (kind, message) = shim.refusal(Request::SetBalloon { mib }, &[]);
+        assert_eq!(kind, RefusalKind::Invalid);
+        assert!(message.contains("smaller than the memory"), "{message}");
+    }
+    let memory = shim.metrics().memory;
+    assert_eq!((memory.boot_mib, memory.balloon_mib), (64, 0));
+    shim.stop();
+}
+
+#[test]
+fn memory_is_plugged_only_into_a_machine_made_for_it() {
+    let Some(shim) = Shim::with_machine(boot(), vec![]) else {
+        return;
+    };
+    for mib in [0, 128] {
+        let (kind, message) = shim.refusal(Request::SetHotplugMemory { mib }, &[]);
+        assert_eq!(kind, RefusalKind::Invalid);
+        assert!(message.contains("hotplug_memory_mib"), "{message}");
+    }
+    shim.stop();
+    let config = BootConfig {
+        hotplug_memory_mib: 256,
+        ..boot()
+    };
+    let shim = Shim::with_machine(config, vec![]).unwrap();
+    assert_eq!(devices(&shim), ["vsock", "rng", "balloon", "memory"]);
+    for mib in [0, 1, 256] {
+        let reply = shim.ask(Request::SetHotplugMemory { mib }, &[]);
+        assert_eq!(reply, Reply::Done);
+    }
+    for mib in [257, u32::MAX] {
+        let (kind, message) = shim.refusal(Request::SetHotplugMemory { mib }, &[]);
+        assert_eq!(kind, RefusalKind::Invalid);
+        assert!(message.contains("at most 256"), "{message}");
+    }
+    let memory = shim.metrics().memory;
+    assert_eq!((memory.boot_mib, memory.plugged_mib), (64, 0));
+    shim.stop();
+}
+
+#[test]
+fn the_console_device_is_there_if_asked_for() {
+    let config = BootConfig {
+        virtio_console: true,
+        ..boot()
+    };
+    let Some(shim) = Shim::with_machine(config, vec![]) else {
+        return;
+    };
+    assert_eq!(devices(&shim), ["vsock", "rng", "balloon", "console"]);
+    shim.stop();
+}

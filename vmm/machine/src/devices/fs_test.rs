@@ -162,7 +162,7 @@ fn speak(mut socket: &UnixStream, behaviour: &Behaviour, told: &mut Told) -> Opt
 
 /// Drivers of both queues in memory that can be shared.
 fn drivers(backing: Backing) -> [MockDriver; 2] {
-    let memory = Arc::new(GuestRam::new(64, backing).unwrap());
+    let memory = Arc::new(GuestRam::with_hotplug(64, 128, backing).unwrap());
     [
         MockDriver::new(&memory, 0x1000, QUEUE_SIZES[0]),
         MockDriver::new(&memory, 0x10000, QUEUE_SIZES[1]),
@@ -225,18 +225,21 @@ fn the_server_gets_memory_and_queues() {
         .find(|(seen, _)| *seen == SET_FEATURES)
         .unwrap();
     assert_eq!(long(&features.1, 0), RING_FEATURES | PROTOCOL_FEATURES);
-    // One region: guest address, size, our address, offset in the file.
+    // Two regions, of which the second is for what is plugged later: guest address, size, our
+    // address, offset in the file.
     let table = told
         .messages
         .iter()
         .find(|(seen, _)| *seen == SET_MEM_TABLE)
         .unwrap();
-    assert_eq!(word(&table.1, 0), 1);
-    assert_eq!(
-        (long(&table.1, 8), long(&table.1, 16), long(&table.1, 32)),
-        (0, 64 << 20, 0)
-    );
-    let memory = &told.files[&(SET_MEM_TABLE, 1)][0];
+    assert_eq!(word(&table.1, 0), 2);
+    let region = |at: usize| {
+        let field = |offset: usize| long(&table.1, at + offset);
+        (field(0), field(8), field(24))
+    };
+    assert_eq!(region(8), (0, 64 << 20, 0));
+    assert_eq!(region(40), (4 << 30, 128 << 20, 64 << 20));
+    let memory = &told.files[&(SET_MEM_TABLE, 2)][0];
     let mut seen = [0; 14];
     memory.read_exact_at(&mut seen, 0x12345).unwrap();
     assert_eq!(&seen, b"from the guest");

@@ -8,7 +8,9 @@ use caisson_control::{DeviceConfig, RefusalKind};
 use vm_memory::GuestMemoryBackend;
 use vm_memory::GuestMemoryRegion;
 
+use crate::devices::block::{Block, BlockError};
 use crate::devices::fs::{FileSystem, FileSystemError};
+use crate::devices::net::{Net, NetError};
 use crate::memory::GuestRam;
 use crate::virtio::device::Device;
 
@@ -40,9 +42,22 @@ pub(crate) enum DeviceError {
          file server at boot"
     )]
     PrivateMemory(String),
-    /// The kind of device is not there yet.
-    #[error("{0} cannot be made yet")]
-    NotYet(String),
+    /// A disk cannot be made.
+    #[error("disk {id:?}: {source}")]
+    Disk {
+        /// Its id.
+        id: String,
+        /// What was wrong.
+        source: BlockError,
+    },
+    /// A network interface cannot be made.
+    #[error("{name}: {source}")]
+    Net {
+        /// What it is called.
+        name: String,
+        /// What was wrong.
+        source: NetError,
+    },
 }
 
 impl DeviceError {
@@ -52,7 +67,8 @@ impl DeviceError {
             Self::Files { .. } | Self::NameTaken(_) | Self::PrivateMemory(_) => {
                 RefusalKind::Invalid
             }
-            Self::FileServer { .. } | Self::NotYet(_) => RefusalKind::Device,
+            Self::Net { source, .. } => source.kind(),
+            Self::FileServer { .. } | Self::Disk { .. } => RefusalKind::Device,
         }
     }
 }
@@ -85,7 +101,27 @@ pub(super) fn make(
                 }),
             }
         }
-        DeviceConfig::Disk(_) | DeviceConfig::Net(_) => Err(DeviceError::NotYet(name(config))),
+        DeviceConfig::Disk(disk) => {
+            let file = files.pop_front().ok_or(too_few)?;
+            match Block::new(disk, file) {
+                Ok(device) => Ok(Box::new(device)),
+                Err(source) => Err(DeviceError::Disk {
+                    id: disk.id.clone(),
+                    source,
+                }),
+            }
+        }
+        DeviceConfig::Net(net) => {
+            let taps = files.drain(..config.file_count().min(files.len()));
+            let taps = taps.collect();
+            match Net::new(net, taps) {
+                Ok(device) => Ok(Box::new(device)),
+                Err(source) => Err(DeviceError::Net {
+                    name: name(config),
+                    source,
+                }),
+            }
+        }
     }
 }
 

@@ -93,6 +93,28 @@ pub(crate) enum BootError {
         /// The greatest number.
         most: u8,
     },
+    /// There is no memory to plug.
+    #[error(
+        "this machine has no hot-plug memory: say at boot how much there can be \
+         (hotplug_memory_mib)"
+    )]
+    NoHotplugMemory,
+    /// More memory than can be plugged.
+    #[error("{wanted} MiB of hot-plug memory: this machine was made for at most {most}")]
+    MoreMemory {
+        /// How much was asked for.
+        wanted: u32,
+        /// The most.
+        most: u64,
+    },
+    /// The balloon would take all memory.
+    #[error("a balloon of {wanted} MiB: it must be smaller than the memory, {memory} MiB")]
+    Balloon {
+        /// How much was asked for.
+        wanted: u32,
+        /// What the guest has.
+        memory: u64,
+    },
     /// A device cannot be made.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -121,7 +143,11 @@ impl BootError {
             | Self::GuestCid(_)
             | Self::Files(_)
             | Self::CommandLine(_)
-            | Self::Console(_) => RefusalKind::Invalid,
+            | Self::Console(_)
+            | Self::NoHotplugMemory
+            | Self::MoreMemory { .. }
+            | Self::Balloon { .. }
+            | Self::Ram(MemoryError::HotplugSize(_)) => RefusalKind::Invalid,
             Self::Kernel(_) | Self::Initrd(_) | Self::Tables(_) => RefusalKind::Kernel,
             Self::Ram(_) | Self::Resources { .. } => RefusalKind::Resources,
             Self::Vm(_) | Self::Registers { .. } | Self::Cpuid { .. } => RefusalKind::Kvm,

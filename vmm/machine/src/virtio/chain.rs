@@ -5,6 +5,7 @@
 //! changes one afterwards changes nothing. The same holds for request headers: a device copies a
 //! header with [`Reader::read_object`] and never looks at guest memory for it again.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use virtio_queue::desc::RawDescriptor;
@@ -162,6 +163,15 @@ impl Chain {
     /// Bytes for the device to write.
     pub(crate) fn writable_len(&self) -> u32 {
         self.writable_len
+    }
+
+    /// Guest addresses of the writable buffers, in order.
+    pub(crate) fn writable_ranges(&self) -> impl Iterator<Item = Range<u64>> {
+        let segments = self.segments.get(self.readable..).unwrap_or_default();
+        segments.iter().map(|segment| {
+            let end = segment.address.saturating_add(segment.length.into());
+            segment.address..end
+        })
     }
 
     /// A cursor over the readable part.

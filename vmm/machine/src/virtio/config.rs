@@ -36,7 +36,6 @@ impl SharedConfig {
 
     /// A space of which the driver may write the bytes in `range`; `wake` is signalled when it
     /// does.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the balloon will need it"))]
     pub(crate) fn with_writable(bytes: Vec<u8>, range: Range<usize>, wake: Arc<EventFd>) -> Self {
         Self::make(bytes, Some(Writable { range, wake }))
     }
@@ -72,7 +71,6 @@ impl SharedConfig {
 
     /// The device changes the bytes from `offset` on; what lies behind the end is dropped. The
     /// driver learns of it by [`super::runner::DriverLine::config_changed`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "the balloon will need it"))]
     pub(crate) fn set(&self, offset: usize, data: &[u8]) {
         let mut content = self.content();
         for (byte, value) in content.bytes.iter_mut().skip(offset).zip(data) {

@@ -130,6 +130,8 @@ pub(crate) struct Counters {
     pub(crate) bytes_to_guest: u64,
     /// Times it paused because of a rate limit.
     pub(crate) throttled: u64,
+    /// Packets it lost.
+    pub(crate) dropped: u64,
 }
 
 /// Where a stopped queue stood.
@@ -145,7 +147,6 @@ pub(crate) struct QueuePosition {
 
 /// Kinds of devices, with the numbers of virtio 1.3 §5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(dead_code, reason = "their devices follow")]
 pub(crate) enum DeviceKind {
     /// Network device, §5.1.
     Net,
@@ -221,7 +222,6 @@ pub(crate) enum DeviceFault {
     #[error("queue {0} was not enabled")]
     QueueMissing(usize),
     /// The content of a request makes no sense.
-    #[allow(dead_code, reason = "the devices so far answer such requests instead")]
     #[error("malformed request: {0}")]
     Request(&'static str),
     /// The host side of the device failed.

@@ -7,9 +7,10 @@
 //! wrong ends in a [`QueueError`] that says so in numbers.
 
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Chain, DescriptorTable};
@@ -203,7 +204,8 @@ pub(crate) struct DeviceQueue {
     memory: Arc<GuestMemoryMmap>,
     table: DescriptorTable,
     in_flight: InFlight,
-    completed: bool,
+    /// The used index when the driver was last interrupted, or could have been.
+    signalled: u16,
     requests: u64,
     kick: Arc<EventFd>,
     interrupt: QueueInterrupt,
@@ -255,7 +257,7 @@ impl DeviceQueue {
                 size,
             },
             in_flight: InFlight::new(size),
-            completed: false,
+            signalled: 0,
             requests: 0,
             kick,
             interrupt,
@@ -311,7 +313,7 @@ impl DeviceQueue {
             Err(virtio_queue::Error::InvalidAvailRingIndex) => {
                 let available = self
                     .queue
-                    .avail_idx(&*memory, std::sync::atomic::Ordering::Relaxed)
+                    .avail_idx(&*memory, Ordering::Relaxed)
                     .map_or(0, |index| index.0);
                 return Err(QueueError::AvailableIndex {
                     available,
@@ -353,17 +355,35 @@ impl DeviceQueue {
     ///
     /// # Errors
     /// Fails when the chain is not in flight or the ring cannot be written.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "the device must not touch a chain that is no longer its own"
-    )]
     pub(crate) fn complete(&mut self, chain: Chain, written: u32) -> Result<(), QueueError> {
-        self.in_flight.remove(chain.head())?;
-        let written = written.min(chain.writable_len());
-        self.queue.add_used(&*self.memory, chain.head(), written)?;
-        self.completed = true;
-        self.requests = self.requests.saturating_add(1);
-        Ok(())
+        self.complete_together([(chain, written)])
+    }
+
+    /// Puts several chains on the used ring, so that the driver sees either none of them or all:
+    /// a packet that spans buffers must not be there in part (virtio 1.3 §5.1.6.4).
+    ///
+    /// # Errors
+    /// As [`DeviceQueue::complete`].
+    pub(crate) fn complete_together(
+        &mut self,
+        chains: impl IntoIterator<Item = (Chain, u32)>,
+    ) -> Result<(), QueueError> {
+        let mut next = self.queue.next_used();
+        for (chain, written) in chains {
+            self.in_flight.remove(chain.head())?;
+            let written = written.min(chain.writable_len());
+            let slot = u64::from(next % self.queue.size());
+            let element = (u64::from(written) << 32 | u64::from(chain.head())).to_le_bytes();
+            let address = GuestAddress(self.queue.used_ring() + 4 + 8 * slot);
+            let result = self.memory.write_slice(&element, address);
+            result.map_err(virtio_queue::Error::GuestMemory)?;
+            next = next.wrapping_add(1);
+            self.requests = self.requests.saturating_add(1);
+        }
+        self.queue.set_next_used(next);
+        let index = GuestAddress(self.queue.used_ring() + 2);
+        let result = self.memory.store(next.to_le(), index, Ordering::Release);
+        Ok(result.map_err(virtio_queue::Error::GuestMemory)?)
     }
 
     /// Interrupts the driver if chains were completed since the last call and it wants to know.
@@ -371,10 +391,28 @@ impl DeviceQueue {
     /// # Errors
     /// Fails when the ring cannot be read or the interrupt cannot be raised.
     pub(crate) fn signal_used(&mut self) -> Result<(), QueueError> {
-        if std::mem::take(&mut self.completed) && self.queue.needs_notification(&*self.memory)? {
+        let now = self.queue.next_used();
+        let before = std::mem::replace(&mut self.signalled, now);
+        if now != before && self.driver_wants_interrupt(before, now)? {
             self.interrupt.signal().map_err(QueueError::Interrupt)?;
         }
         Ok(())
+    }
+
+    /// Whether the driver asked to be told that the used index went from `before` to `now`: always
+    /// without event indices, and with them when it passed the one that the driver named (virtio
+    /// 1.3 §2.7.7.2).
+    fn driver_wants_interrupt(&self, before: u16, now: u16) -> Result<bool, QueueError> {
+        if !self.queue.event_idx_enabled() {
+            return Ok(true);
+        }
+        // The driver writes its index and then looks at ours; we do it the other way round.
+        fence(Ordering::SeqCst);
+        let address = self.queue.avail_ring() + 4 + 2 * u64::from(self.queue.size());
+        let event = self.memory.load(GuestAddress(address), Ordering::Relaxed);
+        let event = u16::from_le(event.map_err(virtio_queue::Error::GuestMemory)?);
+        let passed = now.wrapping_sub(event).wrapping_sub(1) < now.wrapping_sub(before);
+        Ok(passed)
     }
 
     /// Tells the driver that it need not notify, because the device is at work on the queue.
@@ -423,6 +461,7 @@ impl DeviceQueue {
     pub(crate) fn set_position(&mut self, position: QueuePosition) {
         self.queue.set_next_avail(position.next_avail);
         self.queue.set_next_used(position.next_used);
+        self.signalled = position.next_used;
     }
 
     /// The descriptor that becomes readable when the driver notifies the queue.

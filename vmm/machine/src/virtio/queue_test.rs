@@ -485,3 +485,41 @@ fn a_driver_that_never_stops_adding_gets_one_ring_at_a_time() {
     // It comes back by itself.
     assert_eq!(driver.kick.read().unwrap(), 1);
 }
+
+#[test]
+fn chains_completed_together_are_seen_together() {
+    let mut driver = driver(4);
+    let mut queue = driver.queue(0).unwrap();
+    // Twice and a half round the ring.
+    for round in 0..5u16 {
+        let heads = [0, 1].map(|_| driver.add(&[(DATA, 16, true)]));
+        let chains = heads.map(|_| queue.pop().unwrap().unwrap());
+        let index = |driver: &MockDriver| {
+            let bytes = driver.read(driver.settings.device + 2);
+            u16::from_le_bytes(bytes)
+        };
+        let chains = chains.into_iter().zip([16, 7]);
+        let chains = chains.inspect(|_| assert_eq!(index(&driver), 2 * round));
+        queue.complete_together(chains).unwrap();
+        assert_eq!(driver.take_used(), Some((heads[0], 16)));
+        assert_eq!(driver.take_used(), Some((heads[1], 7)));
+        assert_eq!(driver.take_used(), None);
+    }
+    assert_eq!(queue.requests(), 10);
+}
+
+#[test]
+fn an_index_within_chains_completed_together_interrupts() {
+    for (wanted, interrupts) in [(0, 1), (1, 1), (2, 1), (3, 0), (0xffff, 0)] {
+        let mut driver = driver(8);
+        let mut queue = driver.queue(0).unwrap();
+        driver.write_used_event(wanted);
+        let chains = [0, 1, 2].map(|_| {
+            driver.add(&[(DATA, 16, true)]);
+            (queue.pop().unwrap().unwrap(), 1)
+        });
+        queue.complete_together(chains).unwrap();
+        queue.signal_used().unwrap();
+        assert_eq!(driver.interrupts(), interrupts, "{wanted}");
+    }
+}

@@ -1,0 +1,63 @@
+//! Reading from and writing to a descriptor where the bytes lie in guest memory.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use vm_memory::VolatileSlice;
+
+/// Most slices of one call, the kernel's `UIO_MAXIOV`.
+pub(crate) const MAX_SLICES: usize = 1024;
+
+/// Reads into `slices`, front to back, at most [`MAX_SLICES`] of them.
+///
+/// # Errors
+/// As readv(2).
+pub(crate) fn read(fd: BorrowedFd<'_>, slices: &[VolatileSlice<'_>]) -> io::Result<usize> {
+    let vectors = iovecs(slices);
+    repeat(|| {
+        // SAFETY: the vectors describe memory that stays mapped as long as `slices` live; the
+        // kernel writes plain bytes to it, which guest memory may be changed to at any time.
+        unsafe { libc::readv(fd.as_raw_fd(), vectors.as_ptr(), vectors.len() as i32) }
+    })
+}
+
+/// Writes `slices`, front to back, at most [`MAX_SLICES`] of them.
+///
+/// # Errors
+/// As writev(2).
+pub(crate) fn write(fd: BorrowedFd<'_>, slices: &[VolatileSlice<'_>]) -> io::Result<usize> {
+    let vectors = iovecs(slices);
+    repeat(|| {
+        // SAFETY: the vectors describe memory that stays mapped as long as `slices` live; the
+        // kernel only reads it.
+        unsafe { libc::writev(fd.as_raw_fd(), vectors.as_ptr(), vectors.len() as i32) }
+    })
+}
+
+fn iovecs(slices: &[VolatileSlice<'_>]) -> Vec<libc::iovec> {
+    let vector = |slice: &VolatileSlice<'_>| libc::iovec {
+        iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+        iov_len: slice.len(),
+    };
+    slices.iter().take(MAX_SLICES).map(vector).collect()
+}
+
+/// Calls again when a signal interrupted the call.
+fn repeat(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+    loop {
+        match usize::try_from(call()) {
+            Ok(count) => return Ok(count),
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "iovec_test.rs"]
+mod tests;
