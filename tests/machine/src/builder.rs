@@ -234,6 +234,7 @@ impl Builder {
             hotplug_memory_mib: self.hotplug_memory_mib,
             cmdline: format!("{PARAMETERS} maxcpus={}{}", self.vcpus, self.parameters),
             guest_cid: GUEST_CID,
+            virtio_console: false,
             files: roles,
             devices: configs,
         };

@@ -1,6 +1,7 @@
-//! `caisson-dev`: what the cargo aliases demo, verify, testbed and measure run.
+//! `caisson-dev`: what the cargo aliases demo, verify, fuzz, testbed and measure run.
 
 mod demo;
+mod fuzz;
 mod measure;
 mod measure_vmm;
 mod testbed_command;
@@ -30,6 +31,8 @@ enum Tool {
     Demo,
     /// Run every check there is.
     Verify,
+    /// Do to the VMM what no guest and no shim would, for a given time.
+    Fuzz(fuzz::FuzzArguments),
     Measure(measure::MeasureArguments),
     Testbed(testbed_command::TestbedArguments),
 }
@@ -48,6 +51,7 @@ fn run(tool: Tool) -> Result<ExitCode> {
     match tool {
         Tool::Demo => demo::run(),
         Tool::Verify => verify::run(&workspace_folder()?),
+        Tool::Fuzz(arguments) => fuzz::run(&arguments),
         Tool::Measure(arguments) => measure::run(&workspace_folder()?, arguments),
         Tool::Testbed(arguments) => testbed_command::run(arguments),
     }

@@ -18,6 +18,8 @@ mod console;
 mod control;
 mod devices;
 mod events;
+#[cfg(test)]
+mod fuzz;
 mod io_thread;
 mod machine;
 mod memory;

@@ -1,27 +1,34 @@
-//! What needs KVM. Without a usable /dev/kvm the tests say so and pass.
+//! What a driver can bring about in KVM. Without a usable /dev/kvm the tests say so and pass.
 
 use std::fs::File;
 use std::sync::Arc;
 
-use caisson_control::ExitReason;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{Vm, VmError};
-use crate::devices::memory::HotplugSlots;
-use crate::events::{EventReceiver, channel};
+use crate::events::EventReceiver;
 use crate::memory::{Backing, GuestRam};
+use crate::pci::msix::{Message, MessageRouter};
+use crate::virtio::runner::Doorbells;
 
-/// A machine with this much memory to plug; `None` without KVM.
-fn machine(hotplug_mib: u64) -> Option<(Result<Vm, VmError>, EventReceiver)> {
-    let kvm = match File::options().read(true).write(true).open("/dev/kvm") {
+#[path = "vm_test/hotplug.rs"]
+mod hotplug;
+
+const ADDRESS: u64 = 0xc000_3000;
+
+fn vm() -> Option<(Vm, EventReceiver)> {
+    let kvm = File::options().read(true).write(true).open("/dev/kvm");
+    let kvm = match kvm {
         Ok(kvm) => kvm,
         Err(error) => {
             eprintln!("skipped: /dev/kvm cannot be opened: {error}");
             return None;
         }
     };
-    let (sender, receiver) = channel().unwrap();
-    let memory = GuestRam::with_hotplug(64, hotplug_mib, Backing::Private).unwrap();
-    match Vm::new(kvm.into(), 1, Arc::new(memory), sender) {
+    let (sender, receiver) = crate::events::channel().unwrap();
+    let memory = Arc::new(GuestRam::new(64, Backing::Private).unwrap());
+    match Vm::new(kvm.into(), 1, memory, sender) {
+        Ok(vm) => Some((vm, receiver)),
         Err(
             error @ (VmError::NotKvm(_)
             | VmError::Missing(_)
@@ -33,43 +40,42 @@ fn machine(hotplug_mib: u64) -> Option<(Result<Vm, VmError>, EventReceiver)> {
             eprintln!("skipped: /dev/kvm makes no machine: {error}");
             None
         }
-        result => Some((result, receiver)),
+        Err(error) => panic!("{error}"),
     }
 }
 
 #[test]
-fn slots_of_the_hot_plug_region_come_and_go() {
-    let Some((vm, events)) = machine(256) else {
+fn two_doorbells_in_one_place_do_not_end_the_machine() {
+    let Some((vm, events)) = vm() else {
         return;
     };
-    let vm = vm.unwrap();
-    for _ in 0..3 {
-        vm.insert(1).unwrap();
-        vm.insert(0).unwrap();
-        vm.remove(1);
-        vm.remove(0);
-    }
-    assert!(vm.insert(2).is_err(), "behind the region");
-    assert!(vm.insert(u32::MAX).is_err());
-    assert_eq!(events.exit_reason(), None);
-    vm.remove(2);
-    assert!(matches!(
-        events.exit_reason(),
-        Some(ExitReason::Failed { message }) if message.contains("memory")
-    ));
-}
-
-#[test]
-fn more_memory_than_kvm_has_slots_for_is_refused_before_it_is_used() {
-    let Some((vm, _)) = machine(32 << 20) else {
-        return;
-    };
-    match vm {
-        Err(VmError::HotplugMemory { wanted, most }) => {
-            assert_eq!(wanted, 32 << 20);
-            assert!(most < wanted);
+    let kicks = [(); 2].map(|()| EventFd::new(EFD_NONBLOCK).unwrap());
+    for order in [[0, 1], [1, 0]] {
+        for kick in &kicks {
+            vm.attach(ADDRESS, kick);
         }
-        Err(other) => panic!("{other}"),
-        Ok(_) => panic!("KVM has too many slots"),
+        for which in order {
+            vm.detach(ADDRESS, &kicks[which]);
+        }
     }
+    assert_eq!(events.exit_reason(), None);
+}
+
+#[test]
+fn no_message_of_an_interrupt_ends_the_machine() {
+    let Some((vm, events)) = vm() else {
+        return;
+    };
+    let interrupt = EventFd::new(EFD_NONBLOCK).unwrap();
+    for (address, data) in [
+        (0xfee0_0000, 0x30),
+        (0, 0),
+        (u64::MAX, u32::MAX),
+        (u64::MAX << 32, 0xff),
+    ] {
+        vm.connect(100, &interrupt, Message { address, data });
+        interrupt.write(1).unwrap();
+    }
+    vm.disconnect(100, &interrupt);
+    assert_eq!(events.exit_reason(), None);
 }

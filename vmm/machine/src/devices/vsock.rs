@@ -396,3 +396,7 @@ impl Running for RunningVsock {
 #[cfg(test)]
 #[path = "vsock_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "../fuzz/vsock.rs"]
+pub(crate) mod fuzz;

@@ -4,6 +4,9 @@ use crate::virtio::chain::MAX_CHAIN;
 use crate::virtio::device::QueuePosition;
 use crate::virtio::mock_driver::{INDIRECT, MockDriver, NEXT, WRITE, guest_ram};
 
+#[path = "queue_test/gap.rs"]
+mod gap;
+
 /// Where the queue is, and where buffers are.
 const BASE: u64 = 0x1000;
 const DATA: u64 = 0x10_0000;
@@ -325,6 +328,7 @@ fn links_out_of_the_table_are_errors() {
 #[test]
 fn buffers_outside_memory_are_errors() {
     for (address, length) in [
+        (END, 0),
         (END, 1),
         (END - 1, 2),
         (u64::MAX, 1),
@@ -522,4 +526,51 @@ fn an_index_within_chains_completed_together_interrupts() {
         queue.signal_used().unwrap();
         assert_eq!(driver.interrupts(), interrupts, "{wanted}");
     }
+}
+
+#[test]
+fn a_chain_of_nothing_is_completed_with_nothing() {
+    let mut driver = driver(8);
+    let head = driver.add(&[(DATA, 0, false), (DATA, 0, true)]);
+    let mut queue = driver.queue(0).unwrap();
+    let chain = queue.pop().unwrap().unwrap();
+    assert!(chain.reader().read_object::<u8>().is_err());
+    assert!(chain.writer().write_all(&[1]).is_err());
+    assert!(chain.writer().slices(0).unwrap().is_empty());
+    queue.complete(chain, 1).unwrap();
+    assert_eq!(driver.take_used(), Some((head, 0)));
+}
+
+#[test]
+fn a_ring_that_the_device_itself_overwrites_is_an_error_at_most() {
+    let mut driver = driver(8);
+    let rings = driver.settings;
+    // The buffer is the ring from which the next chain will be taken, and where this is put.
+    driver.add(&[(rings.driver, 22, true), (rings.device, 70, true)]);
+    let mut queue = driver.queue(0).unwrap();
+    let chain = queue.pop().unwrap().unwrap();
+    chain.writer().write_all(&[0xff; 92]).unwrap();
+    queue.complete(chain, 92).unwrap();
+    queue.signal_used().unwrap();
+    assert!(matches!(
+        queue.pop(),
+        Err(QueueError::AvailableIndex {
+            available: 0xffff,
+            ..
+        })
+    ));
+}
+
+#[test]
+fn a_chain_of_another_queue_cannot_be_completed() {
+    let mut driver = driver(8);
+    driver.add(&[(DATA, 1, true)]);
+    let mut queue = driver.queue(0).unwrap();
+    let mut other = driver.queue(0).unwrap();
+    let chain = queue.pop().unwrap().unwrap();
+    assert!(matches!(
+        other.complete(chain, 1),
+        Err(QueueError::HeadNotInFlight(0))
+    ));
+    assert_eq!(driver.take_used(), None);
 }

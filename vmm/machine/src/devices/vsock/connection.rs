@@ -429,6 +429,12 @@ impl Connection {
         })
     }
 
+    /// Bytes that the host has not taken yet.
+    #[cfg(test)]
+    pub(super) fn backlog_length(&self) -> usize {
+        self.backlog.0.len()
+    }
+
     /// Ends the connection. What the host has not taken yet is left to be drained.
     pub(super) fn end(mut self) -> Option<Draining> {
         if !self.deaf && !self.backlog.0.is_empty() {
@@ -453,6 +459,12 @@ pub(super) struct Draining {
 }
 
 impl Draining {
+    /// Bytes that the host has not taken yet.
+    #[cfg(test)]
+    pub(super) fn backlog_length(&self) -> usize {
+        self.backlog.0.len()
+    }
+
     /// Writes what the socket takes; true when there is nothing left to do.
     pub(super) fn on_ready(&mut self) -> bool {
         let done = match self.backlog.flush(&self.stream) {

@@ -20,7 +20,7 @@ pub(super) const FIRST_LOCAL_PORT: u32 = 1 << 30;
 const LAST_LOCAL_PORT: u32 = (1 << 31) - 1;
 /// Most RST packets that wait for room in the receive queue. A guest that provokes more without
 /// taking them does not get the rest.
-const MAX_RESETS: usize = 256;
+pub(super) const MAX_RESETS: usize = 256;
 
 /// The token of a connection: its number for as long as it is open.
 pub(super) type Token = u32;
@@ -51,6 +51,20 @@ pub(super) enum Work {
     Control(Token, u16, u32),
     /// At most this many bytes from the host for this connection.
     Data(Token, u32),
+}
+
+/// Whatever could grow because of what the guest does, so that tests see that it is bounded.
+#[cfg(test)]
+#[derive(Debug)]
+pub(super) struct Held {
+    /// Connections, those included that are drained.
+    pub(super) connections: usize,
+    /// Bytes of the largest backlog.
+    pub(super) largest_backlog: usize,
+    /// Packets of no connection that wait for the guest.
+    pub(super) resets: usize,
+    /// Entries of the list of connections with something to send.
+    pub(super) ready: usize,
 }
 
 impl Table {
@@ -225,6 +239,19 @@ impl Table {
         }
     }
 
+    /// What is held for the guest at the moment.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> Held {
+        let connections = self.connections.values().map(Connection::backlog_length);
+        let draining = self.draining.values().map(Draining::backlog_length);
+        Held {
+            connections: self.connections.len() + self.draining.len(),
+            largest_backlog: connections.chain(draining).max().unwrap_or(0),
+            resets: self.resets.len(),
+            ready: self.ready.len(),
+        }
+    }
+
     fn is_full(&self) -> bool {
         self.connections.len() + self.draining.len() >= MAX_CONNECTIONS
     }
@@ -248,6 +275,11 @@ impl Table {
             return;
         };
         self.by_ports.remove(&connection.ports());
+        if connection.queued {
+            // Left there, it would go only when the guest has buffers: a guest without could make
+            // the list as long as it likes.
+            self.ready.retain(|other| *other != token);
+        }
         self.watches_changed = true;
         if let Some(request) = connection.unanswered() {
             self.events.connect_finished(request, false);

@@ -1,9 +1,10 @@
 //! What only a broken or hostile guest does.
 
+use super::super::table::Table;
 use super::{
-    Arc, BUFFER, BUFFERS, Bench, Device, DeviceFault, FromBytes, HEADER_SIZE, Header,
-    MAX_CONNECTIONS, PACKETS, Peer, QUEUE_SIZES, RECEIVE, Read, Recorded, Shutdown, TRANSMIT,
-    UnixStream, Vsock, Write, activation, op, pattern,
+    Arc, BUFFER, BUFFERS, Bench, CID, Device, DeviceFault, FromBytes, HEADER_SIZE, Header,
+    IntoBytes, MAX_CONNECTIONS, MockDriver, PACKETS, Peer, QUEUE_SIZES, RECEIVE, Read, Recorded,
+    Shutdown, TRANSMIT, UnixStream, Vsock, Write, activation, guest_ram, op, pattern,
 };
 
 #[test]
@@ -153,6 +154,27 @@ fn a_flood_of_bad_packets_costs_nothing() {
         answers += 1;
     }
     assert_eq!(answers, 256);
+}
+
+#[test]
+fn connections_that_end_before_they_are_answered_leave_nothing() {
+    let mut driver = MockDriver::new(&guest_ram(), 0x1000, 8);
+    let mut queue = driver.queue(0).unwrap();
+    let mut table = Table::new(CID, Arc::new(Recorded::default()));
+    // The guest never gives a buffer, so nothing that waits for one is ever sent.
+    for port in 0..1000 {
+        for operation in [op::REQUEST, op::RST] {
+            let header = Peer::new(port, 1025).header(operation);
+            driver.write(PACKETS, header.as_bytes());
+            driver.add(&[(PACKETS, HEADER_SIZE as u32, false)]);
+            let chain = queue.pop().unwrap().unwrap();
+            table.on_packet(&chain).unwrap();
+            queue.complete(chain, 0).unwrap();
+            driver.take_used();
+        }
+    }
+    let held = table.held();
+    assert_eq!((held.connections, held.resets, held.ready), (0, 0, 0));
 }
 
 #[test]

@@ -11,6 +11,9 @@ use crate::virtio::device::Stopped;
 use crate::virtio::pci::transport::{Environment, Transport};
 use crate::virtio::runner::{DeviceRunner, Doorbells, Job};
 
+#[path = "function_test/running.rs"]
+mod running;
+
 struct Nobody;
 
 impl DeviceRunner for Nobody {

@@ -15,6 +15,8 @@ use crate::virtio::device::{
 };
 use crate::virtio::runner::{DeviceRunner, Doorbells, DriverLine, Job};
 
+#[path = "transport_test/frozen.rs"]
+mod frozen;
 #[path = "transport_test/pausing.rs"]
 mod pausing;
 

@@ -1,0 +1,75 @@
+//! The slots of the hot-plug region. Without a usable /dev/kvm the tests say so and pass.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use caisson_control::ExitReason;
+
+use crate::devices::memory::HotplugSlots;
+use crate::events::{EventReceiver, channel};
+use crate::memory::{Backing, GuestRam};
+use crate::vm::{Vm, VmError};
+
+/// A machine with this much memory to plug; `None` without KVM.
+fn machine(hotplug_mib: u64) -> Option<(Result<Vm, VmError>, EventReceiver)> {
+    let kvm = match File::options().read(true).write(true).open("/dev/kvm") {
+        Ok(kvm) => kvm,
+        Err(error) => {
+            eprintln!("skipped: /dev/kvm cannot be opened: {error}");
+            return None;
+        }
+    };
+    let (sender, receiver) = channel().unwrap();
+    let memory = GuestRam::with_hotplug(64, hotplug_mib, Backing::Private).unwrap();
+    match Vm::new(kvm.into(), 1, Arc::new(memory), sender) {
+        Err(
+            error @ (VmError::NotKvm(_)
+            | VmError::Missing(_)
+            | VmError::Call {
+                what: "KVM_CREATE_VM",
+                ..
+            }),
+        ) => {
+            eprintln!("skipped: /dev/kvm makes no machine: {error}");
+            None
+        }
+        result => Some((result, receiver)),
+    }
+}
+
+#[test]
+fn slots_of_the_hot_plug_region_come_and_go() {
+    let Some((vm, events)) = machine(256) else {
+        return;
+    };
+    let vm = vm.unwrap();
+    for _ in 0..3 {
+        vm.insert(1).unwrap();
+        vm.insert(0).unwrap();
+        vm.remove(1);
+        vm.remove(0);
+    }
+    assert!(vm.insert(2).is_err(), "behind the region");
+    assert!(vm.insert(u32::MAX).is_err());
+    assert_eq!(events.exit_reason(), None);
+    vm.remove(2);
+    assert!(matches!(
+        events.exit_reason(),
+        Some(ExitReason::Failed { message }) if message.contains("memory")
+    ));
+}
+
+#[test]
+fn more_memory_than_kvm_has_slots_for_is_refused_before_it_is_used() {
+    let Some((vm, _)) = machine(32 << 20) else {
+        return;
+    };
+    match vm {
+        Err(VmError::HotplugMemory { wanted, most }) => {
+            assert_eq!(wanted, 32 << 20);
+            assert!(most < wanted);
+        }
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("KVM has too many slots"),
+    }
+}
