@@ -20,16 +20,18 @@ use crate::machine::TestMachine;
 use crate::process;
 
 const FILE_SERVER: &str = "/usr/local/libexec/caisson/caisson-fs";
-const KERNEL: &str = "/usr/local/share/caisson/vmlinux";
+/// The installed guest kernel.
+pub const KERNEL: &str = "/usr/local/share/caisson/vmlinux";
 /// The test guest lies beside the test program.
 const TEST_GUEST: &str = "caisson-test-guest";
 
 /// The tag under which the test guest looks for its root.
 const ROOT_TAG: &str = "root";
-const GUEST_CID: u32 = 3;
+/// The guest's number on vsock.
+pub const GUEST_CID: u32 = 3;
 
 /// What the shim gives to a guest. It says why.
-const PARAMETERS: &str = "console=ttyS0 panic=-1 reboot=t pci=conf1 noreplace-smp \
+pub const PARAMETERS: &str = "console=ttyS0 panic=-1 reboot=t pci=conf1 noreplace-smp \
                           random.trust_cpu=on 8250.nr_uarts=1 quiet loglevel=1";
 
 /// A device with its files, for [`Builder::device`] or [`TestMachine::plug`].
@@ -85,6 +87,7 @@ pub struct Builder {
     parameters: String,
     root: bool,
     virtio_console: bool,
+    initrd: Option<File>,
     devices: Vec<Device>,
 }
 
@@ -98,6 +101,7 @@ impl Default for Builder {
             parameters: String::new(),
             root: true,
             virtio_console: false,
+            initrd: None,
             devices: Vec::new(),
         }
     }
@@ -156,6 +160,14 @@ impl Builder {
         self
     }
 
+    /// Another initial root file system than that of the test guest, and then without the outer
+    /// machine's root. [`Builder::boot`] waits for the test guest: use [`Builder::start`].
+    #[must_use]
+    pub fn initrd(mut self, archive: File) -> Self {
+        self.initrd = Some(archive);
+        self.without_root()
+    }
+
     /// A device that is there from the start.
     #[must_use]
     pub fn device(mut self, device: Device) -> Self {
@@ -202,6 +214,8 @@ impl Builder {
             let root = Device::file_server(ROOT_TAG, Path::new("/"));
             self.devices.insert(0, root);
         }
+        // Before the VMM starts, which is when a benchmark's clock does.
+        let initrd = self.initrd.take().unwrap_or_else(test_guest);
         let machine = TestMachine::new();
         let console = machine.console_file();
         let kvm = File::options().read(true).write(true).open("/dev/kvm");
@@ -209,7 +223,7 @@ impl Builder {
         let mut files: Vec<(FileRole, OwnedFd)> = vec![
             (FileRole::Kvm, kvm.expect("this machine has KVM").into()),
             (FileRole::Kernel, kernel().into()),
-            (FileRole::Initrd, initrd().into()),
+            (FileRole::Initrd, initrd.into()),
             (FileRole::Console, console.into()),
             (FileRole::Memory, memory_file(ram)),
         ];
@@ -246,10 +260,19 @@ fn kernel() -> File {
 
 /// An initial root file system with the test guest as its first program.
 #[track_caller]
-fn initrd() -> File {
+fn test_guest() -> File {
     let program = std::env::current_exe().expect("this program has a path");
-    let guest = program.with_file_name(TEST_GUEST);
-    let guest = std::fs::read(&guest).unwrap_or_else(|error| {
+    initrd_of(&program.with_file_name(TEST_GUEST))
+}
+
+/// An initial root file system with this program as its first.
+///
+/// # Panics
+/// Panics when the program is not there.
+#[must_use]
+#[track_caller]
+pub fn initrd_of(guest: &Path) -> File {
+    let guest = std::fs::read(guest).unwrap_or_else(|error| {
         panic!(
             "{}: {error}; `cargo verify` builds and puts it there",
             guest.display()

@@ -83,10 +83,68 @@ pub enum Request {
         /// How many bytes on each connection.
         sizes: Vec<u64>,
     },
+    /// Read or write a block device past the guest's page cache. Answered by [`Took`] as JSON.
+    TimeDisk {
+        /// Its path in the guest.
+        path: String,
+        /// What to do.
+        work: DiskWork,
+        /// How many threads share the work.
+        threads: u32,
+        /// How many bytes all of them move together.
+        bytes: u64,
+    },
+    /// Give a network interface an IPv4 address and take it up. Answered by nothing.
+    SetAddress {
+        /// Its name.
+        interface: String,
+        /// Its address.
+        address: [u8; 4],
+        /// How many bits of it are the network's.
+        prefix: u8,
+    },
+    /// Connect to a service of the host that times a stream: send so many zeros and wait for the
+    /// end, or take what comes and end. Answered by nothing.
+    Stream {
+        /// Where the service is.
+        address: Address,
+        /// How many bytes to send; nothing to receive.
+        send: Option<u64>,
+    },
     /// Write everything back and reset the machine.
     Restart,
     /// End PID 1, over which the kernel panics.
     Panic,
+}
+
+/// What is done with a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskWork {
+    /// Read blocks of 256 KiB in their order.
+    Read,
+    /// Write blocks of 256 KiB in their order, and flush.
+    Write,
+    /// Read blocks of 4 KiB from all over the disk.
+    ReadRandomly,
+}
+
+impl DiskWork {
+    /// Bytes of one operation.
+    #[must_use]
+    pub fn block(self) -> u64 {
+        match self {
+            Self::Read | Self::Write => 256 << 10,
+            Self::ReadRandomly => 4 << 10,
+        }
+    }
+}
+
+/// What timed work took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Took {
+    /// On the guest's clock, in nanoseconds.
+    pub nanoseconds: u64,
 }
 
 /// Where a service is.

@@ -65,7 +65,7 @@ pub(crate) struct Cache {
 ///
 /// # Errors
 /// When none of the variables is set.
-pub(crate) fn location() -> Result<PathBuf> {
+pub fn location() -> Result<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     if let Some(path) = set("CAISSON_CACHE") {
         return Ok(path.into());

@@ -31,6 +31,7 @@ mod testbed;
 mod tool;
 mod workspace;
 
+pub use cache::location as cache_folder;
 pub use child::new_session;
 pub use containerd::ContainerdVersion;
 pub use exit_status::ExitStatus;

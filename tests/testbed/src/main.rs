@@ -3,6 +3,7 @@
 mod demo;
 mod fuzz;
 mod measure;
+mod measure_vmm;
 mod testbed_command;
 mod verify;
 
@@ -32,15 +33,7 @@ enum Tool {
     Verify,
     /// Do to the VMM what no guest and no shim would, for a given time.
     Fuzz(fuzz::FuzzArguments),
-    /// Time containers of Caisson and of runc in turns, and show where time and memory go.
-    Measure {
-        /// Rounds that count, after one that does not.
-        #[arg(long, default_value_t = 10)]
-        rounds: u32,
-        /// Count instructions instead of time: one nanosecond each, the same in every run.
-        #[arg(long)]
-        icount: bool,
-    },
+    Measure(measure::MeasureArguments),
     Testbed(testbed_command::TestbedArguments),
 }
 
@@ -59,7 +52,7 @@ fn run(tool: Tool) -> Result<ExitCode> {
         Tool::Demo => demo::run(),
         Tool::Verify => verify::run(&workspace_folder()?),
         Tool::Fuzz(arguments) => fuzz::run(&arguments),
-        Tool::Measure { rounds, icount } => measure::run(&workspace_folder()?, rounds, icount),
+        Tool::Measure(arguments) => measure::run(&workspace_folder()?, arguments),
         Tool::Testbed(arguments) => testbed_command::run(arguments),
     }
 }

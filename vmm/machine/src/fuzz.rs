@@ -11,6 +11,7 @@
 mod boot;
 mod bus;
 mod control;
+mod devices;
 mod driver;
 mod json;
 mod poll;

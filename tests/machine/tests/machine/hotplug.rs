@@ -16,7 +16,14 @@ fn a_disk_is_plugged_and_unplugged_a_hundred_times() {
             .unwrap()
             .count()
     };
-    let (threads, open) = (own_threads(&machine), descriptors());
+    // The kernel's own for io_uring, of which it keeps one as long as the process lives, have
+    // nothing to do with a device that is gone.
+    let threads = || {
+        let mut names = machine.vmm().threads();
+        names.retain(|name| !name.starts_with("iou-wrk"));
+        names.len()
+    };
+    let (at_first, open) = (threads(), descriptors());
     for round in 0..100 {
         let slot = machine.plug(disk.device());
         machine.rescan();
@@ -27,15 +34,9 @@ fn a_disk_is_plugged_and_unplugged_a_hundred_times() {
         machine.unplug(slot);
         disk.check_pattern(round, MIB);
     }
-    assert_eq!(descriptors(), open);
-    assert_eq!(own_threads(&machine), threads);
-}
-
-/// The kernel keeps a worker for a thread that has used io_uring, as long as the thread lives.
-fn own_threads(machine: &TestMachine) -> Vec<String> {
-    let mut threads = machine.vmm().threads();
-    threads.retain(|name| !name.starts_with("iou-wrk"));
-    threads
+    // The guest's hello may still have had one at first.
+    assert!(descriptors() <= open, "{open} were open");
+    assert_eq!(threads(), at_first);
 }
 
 #[test]

@@ -72,7 +72,12 @@ fn free_pages_above_four_gib(machine: &TestMachine) -> u64 {
 #[test]
 #[ignore = "needs the testbed: cargo verify"]
 fn memory_grows_by_a_gib_and_is_given_back() {
-    let machine = TestMachine::builder().hotplug_memory_mib(1024).boot();
+    // What is plugged as ordinary memory may hold pages of the kernel itself, which cannot be
+    // unplugged for as long as they are in use.
+    let machine = TestMachine::builder()
+        .hotplug_memory_mib(1024)
+        .parameters("memhp_default_state=online_movable")
+        .boot();
     let at_first = machine.meminfo("MemTotal") / 1024;
 
     machine.set_hotplug_memory(1024);

@@ -40,7 +40,7 @@ const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
 /// within microseconds, after a start of its own of some ten milliseconds; a stop may have to wait
 /// for one request to a slow disk.
 const PATIENCE: Duration = if cfg!(test) {
-    Duration::from_millis(300)
+    Duration::from_secs(1)
 } else {
     Duration::from_secs(10)
 };

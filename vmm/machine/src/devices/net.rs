@@ -279,3 +279,9 @@ impl Device for Net {
 #[cfg(test)]
 #[path = "net_test.rs"]
 mod tests;
+
+#[cfg(test)]
+pub(crate) mod fuzz {
+    //! For the fuzz target.
+    pub(crate) use super::tests::between_sockets;
+}

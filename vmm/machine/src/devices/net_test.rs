@@ -88,6 +88,51 @@ fn narrow(rig: &Rig) {
     set_socket_send_buffer_size(&rig.hosts[0], 1).unwrap();
 }
 
+/// Fake taps, one for each queue pair, and both ends of what is behind them.
+struct Cables {
+    links: Vec<Box<dyn Link>>,
+    hosts: Vec<UnixDatagram>,
+    taps: Vec<UnixDatagram>,
+}
+
+impl Cables {
+    fn new(queue_pairs: u8, asked: &Arc<Mutex<Vec<Asked>>>) -> Self {
+        let mut cables = Self {
+            links: Vec::new(),
+            hosts: Vec::new(),
+            taps: Vec::new(),
+        };
+        for pair in 0..usize::from(queue_pairs) {
+            let (socket, host) = UnixDatagram::pair().unwrap();
+            for socket in [&socket, &host] {
+                socket.set_nonblocking(true).unwrap();
+                // Two packets of the largest kind; a few hundred of the smallest.
+                set_socket_send_buffer_size(socket, 1 << 17).unwrap();
+            }
+            cables.taps.push(socket.try_clone().unwrap());
+            cables.links.push(Box::new(FakeTap {
+                pair,
+                socket,
+                asked: Arc::clone(asked),
+            }));
+            cables.hosts.push(host);
+        }
+        cables
+    }
+}
+
+/// A device with these limits both ways, and the host's ends of its cables.
+pub(crate) fn between_sockets(queue_pairs: u8, limits: Limits) -> (Net, Vec<UnixDatagram>) {
+    let config = NetConfig {
+        receive: limits,
+        transmit: limits,
+        ..config(queue_pairs)
+    };
+    let cables = Cables::new(queue_pairs, &Arc::default());
+    let device = Net::with_links(&config, cables.links, LargeUdp::Segments);
+    (device.unwrap(), cables.hosts)
+}
+
 /// A guest, its network device and the host's ends of the cables.
 struct Rig {
     receive: Vec<MockDriver>,
@@ -113,24 +158,7 @@ impl Rig {
 
     fn with(config: &NetConfig, features: u64) -> Self {
         let asked = Arc::new(Mutex::default());
-        let mut links: Vec<Box<dyn Link>> = Vec::new();
-        let (mut hosts, mut taps) = (Vec::new(), Vec::new());
-        for pair in 0..usize::from(config.queue_pairs) {
-            let (socket, host) = UnixDatagram::pair().unwrap();
-            for socket in [&socket, &host] {
-                socket.set_nonblocking(true).unwrap();
-                // Two packets of the largest kind; a few hundred of the smallest.
-                set_socket_send_buffer_size(socket, 1 << 17).unwrap();
-            }
-            taps.push(socket.try_clone().unwrap());
-            let asked = Arc::clone(&asked);
-            links.push(Box::new(FakeTap {
-                pair,
-                socket,
-                asked,
-            }));
-            hosts.push(host);
-        }
+        let Cables { links, hosts, taps } = Cables::new(config.queue_pairs, &asked);
         let device = Net::with_links(config, links, LargeUdp::Segments).unwrap();
         let mut rig = Self::around(device, features, hosts.len());
         (rig.hosts, rig.taps, rig.asked) = (hosts, taps, asked);

@@ -70,7 +70,8 @@ fn converse(random: &mut Random, shim: &Channel) -> bool {
         let request = request(random);
         let files = files_for(random, &request);
         let mut message = serde_json::to_value(ToVmm { id, request }).unwrap();
-        let honest = random.one_in(2);
+        // What cannot be understood ends the conversation, so it is rare.
+        let honest = !random.one_in(6);
         let bytes = if honest {
             serde_json::to_vec(&message).unwrap()
         } else {

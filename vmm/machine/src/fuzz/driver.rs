@@ -30,12 +30,13 @@ const TABLE: u64 = STRETCH / MAX_SIZE as u64;
 /// No buffer of an honest driver is longer.
 const LONGEST: u64 = 0x5000;
 const HIGH_RAM: u64 = 2 << 20;
+const HOTPLUG_MIB: u64 = 256;
 
-/// Guest memory with a hole in it, of which little is ever touched. It is made once for all rounds
+/// Guest memory with a hole in it and a region to plug, of which little is ever touched. It is made once for all rounds
 /// of a target, because its addresses are never given back.
 pub(super) fn memory() -> Arc<GuestRam> {
     let mib = (HOLE_START + HIGH_RAM) >> 20;
-    Arc::new(GuestRam::new(mib, Backing::Private).unwrap())
+    Arc::new(GuestRam::with_hotplug(mib, HOTPLUG_MIB, Backing::Private).unwrap())
 }
 
 /// As at the beginning, as far as it matters.

@@ -1,18 +1,15 @@
-//! Every device that takes requests from queues, with a driver that may do anything to them.
+//! A device that takes requests from queues, with a driver that may do anything to them.
 //!
 //! The device is driven as the io thread drives it, but on the thread of the test, so that a seed
 //! repeats the round exactly as far as the host's side of the device lets it.
 
-use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::driver::{Ring, clear, memory};
 use super::poll::ready;
 use super::{Random, run};
-use crate::devices::rng::Rng;
-use crate::devices::vsock::{Vsock, VsockEvents, fuzz::packet};
 use crate::memory::GuestRam;
 use crate::virtio::config::SharedConfig;
 use crate::virtio::device::{Device, DeviceFault, QueuePosition, Running, Stopped};
@@ -28,7 +25,7 @@ const STEPS: u64 = 150;
 const CALLS: usize = 20_000;
 
 /// A device to be fuzzed.
-struct Subject {
+pub(super) struct Subject {
     device: Box<dyn Device>,
     /// What a driver might ask for by a request on this queue.
     request: fn(&mut Random, usize) -> Vec<u8>,
@@ -38,7 +35,7 @@ struct Subject {
 
 impl Subject {
     /// A device whose requests have no form and which has no host's side.
-    fn new(device: impl Device + 'static) -> Self {
+    pub(super) fn new(device: impl Device + 'static) -> Self {
         Self {
             device: Box::new(device),
             request: |random, _| {
@@ -49,11 +46,11 @@ impl Subject {
         }
     }
 
-    fn with_requests(self, request: fn(&mut Random, usize) -> Vec<u8>) -> Self {
+    pub(super) fn with_requests(self, request: fn(&mut Random, usize) -> Vec<u8>) -> Self {
         Self { request, ..self }
     }
 
-    fn with_host(self, host: impl FnMut(&mut Random) + 'static) -> Self {
+    pub(super) fn with_host(self, host: impl FnMut(&mut Random) + 'static) -> Self {
         Self {
             host: Box::new(host),
             ..self
@@ -61,51 +58,12 @@ impl Subject {
     }
 }
 
-#[test]
-fn rng() {
-    fuzz("rng", |_| Subject::new(Rng::new()));
-}
-
-#[test]
-fn vsock() {
-    fuzz("vsock", |_| {
-        let events = Arc::new(Dropped(Mutex::default()));
-        let (device, connector) = Vsock::new(3, Arc::clone(&events) as _).unwrap();
-        Subject::new(device)
-            .with_requests(|random, queue| match queue {
-                1 => packet(random),
-                _ => Vec::new(),
-            })
-            .with_host(move |random| {
-                let (ours, theirs) = UnixStream::pair().unwrap();
-                let mut kept = events.0.lock().unwrap();
-                if random.one_in(2) {
-                    connector.connect(1, random.below(4) as u32, theirs);
-                    kept.push(ours);
-                }
-                if kept.len() > 8 {
-                    kept.clear();
-                }
-            })
-    });
-}
-
-/// Keeps a few of the host's ends of connections, and reads from none of them.
-struct Dropped(Mutex<Vec<UnixStream>>);
-
-impl VsockEvents for Dropped {
-    fn guest_connected(&self, _: u32, stream: UnixStream) {
-        self.0.lock().unwrap().push(stream);
-    }
-    fn connect_finished(&self, _: u64, _: bool) {}
-}
-
 /// Plays rounds with the device that `make` makes.
-fn fuzz(target: &'static str, make: impl Fn(&mut Random) -> Subject) {
+pub(super) fn fuzz(target: &'static str, make: impl Fn(&mut Random, &GuestRam) -> Subject) {
     let memory = memory();
     run(target, ROUNDS, |random| {
         clear(&memory);
-        let subject = make(random);
+        let subject = make(random, &memory);
         let mut round = Round::new(random, &memory, &subject);
         round.activate(random, subject.device, None);
         round.play(random, subject.request, subject.host);

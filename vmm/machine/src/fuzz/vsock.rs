@@ -288,13 +288,13 @@ impl Bench {
             }
             8 if random.one_in(4) => self.send(random, ports, op::RST, 0),
             9 if random.one_in(4) => {
-                let packet = packet(random);
-                self.transmit(&packet);
-                // Whatever it was, nothing can be expected of the connections any more.
+                // Whatever it is, nothing can be expected of the connections from here on.
                 self.peers.clear();
                 self.hosts
                     .values_mut()
                     .for_each(|host| host.certain = false);
+                let packet = packet(random);
+                self.transmit(&packet);
                 self.events.0.lock().unwrap().clear();
             }
             10 => self.connect(random),
@@ -441,7 +441,10 @@ impl Bench {
                 assert_eq!(data, expected, "other bytes than the host's");
                 peer.received += data.len() as u64;
                 let under_way = (peer.received as u32).wrapping_sub(peer.taken);
-                assert!(under_way <= peer.window, "more than the guest granted");
+                assert!(
+                    under_way <= peer.window,
+                    "more than the guest granted: {peer:?} {header:?}"
+                );
             }
             _ => {}
         }

@@ -6,10 +6,8 @@ use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::thread;
 
-use caisson_machine_tests::{Address, Comparison, Pattern};
+use caisson_machine_tests::{Address, Comparison, Pattern, vsock};
 use rustix::net::Shutdown;
-
-use crate::vsock;
 
 /// Opens a connection for each size, and only then sends and compares on all of them at once.
 ///
@@ -36,9 +34,13 @@ pub(crate) fn dial(address: &Address, seed: u64, sizes: &[u64]) -> io::Result<Ve
     })
 }
 
-fn connect(address: &Address) -> io::Result<File> {
+/// Connects to a service of the host.
+///
+/// # Errors
+/// What the system calls answer.
+pub(crate) fn connect(address: &Address) -> io::Result<File> {
     match address {
-        Address::Vsock(port) => vsock::connect(*port),
+        Address::Vsock(port) => vsock::connect(vsock::HOST, *port),
         Address::Tcp(address) => Ok(OwnedFd::from(TcpStream::connect(address)?).into()),
     }
 }

@@ -5,16 +5,18 @@
 //! root's file server it stays where it is and does what needs no other program.
 
 mod dialer;
+mod disk_timer;
+mod interface;
 mod program;
 mod root;
 mod service;
-mod vsock;
+mod stream;
 
 use std::io;
 use std::process::ExitCode;
 use std::thread;
 
-use caisson_machine_tests::{HELLO_PORT, SERVICE_PORT};
+use caisson_machine_tests::{HELLO_PORT, SERVICE_PORT, vsock};
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {
@@ -32,7 +34,7 @@ fn serve() -> io::Result<()> {
     root::prepare()?;
     let listener = vsock::listen(SERVICE_PORT)?;
     // Open until the host has noticed: it closes its end.
-    let hello = vsock::connect(HELLO_PORT)?;
+    let hello = vsock::connect(vsock::HOST, HELLO_PORT)?;
     thread::spawn(move || service::drain(&hello));
     loop {
         let connection = vsock::accept(&listener)?;

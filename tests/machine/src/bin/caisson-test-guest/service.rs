@@ -7,7 +7,7 @@ use caisson_machine_tests::{Comparison, Frame, Pattern, Request};
 use rustix::net::Shutdown;
 use rustix::system::{RebootCommand, reboot};
 
-use crate::{dialer, program};
+use crate::{dialer, disk_timer, interface, program, stream};
 
 /// Reads the request and does what it says.
 pub(crate) fn serve(mut connection: &File) {
@@ -42,6 +42,28 @@ pub(crate) fn serve(mut connection: &File) {
             seed,
             sizes,
         } => answer(connection, dialer::dial(&address, seed, &sizes)),
+        Request::TimeDisk {
+            path,
+            work,
+            threads,
+            bytes,
+        } => {
+            let took = disk_timer::time(&path, work, threads, bytes);
+            let json = took.and_then(|took| Ok(serde_json::to_vec(&took)?));
+            answer(connection, json);
+        }
+        Request::SetAddress {
+            interface,
+            address,
+            prefix,
+        } => {
+            let set = interface::set_address(&interface, address, prefix);
+            answer(connection, set.map(|()| Vec::new()));
+        }
+        Request::Stream { address, send } => {
+            let result = stream::run(&address, send);
+            answer(connection, result.map(|()| Vec::new()));
+        }
         Request::Restart => {
             rustix::fs::sync();
             let result = reboot(RebootCommand::Restart).map_err(io::Error::from);

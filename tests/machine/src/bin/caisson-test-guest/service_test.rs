@@ -138,6 +138,38 @@ fn connections_are_dialed_and_compared() {
 }
 
 #[test]
+fn a_stream_is_sent_or_taken_to_its_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Address::Tcp(listener.local_addr().unwrap().to_string());
+    let bytes = 200_001;
+    for send in [Some(bytes), None] {
+        let address = address.clone();
+        let guest = thread::spawn(move || answered(&Request::Stream { address, send }, b""));
+        let (mut connection, _) = listener.accept().unwrap();
+        if send.is_none() {
+            connection.write_all(&vec![0; 200_001]).unwrap();
+        }
+        connection.shutdown(Shutdown::Write).unwrap();
+        let mut taken = Vec::new();
+        connection.read_to_end(&mut taken).unwrap();
+        assert_eq!(taken.len() as u64, send.unwrap_or(0));
+        assert_eq!(guest.join().unwrap(), (String::new(), String::new(), 0));
+    }
+}
+
+#[test]
+fn an_interface_that_is_not_there_gets_no_address() {
+    let request = Request::SetAddress {
+        interface: "none0".into(),
+        address: [192, 0, 2, 1],
+        prefix: 24,
+    };
+    let (_, stderr, code) = answered(&request, b"");
+    assert_eq!(code, 1);
+    assert!(stderr.contains("No such device"), "{stderr}");
+}
+
+#[test]
 fn a_file_that_is_not_there_is_an_answer() {
     let path = "/no/such/file".to_owned();
     let (_, stderr, code) = answered(&Request::ReadFile { path }, b"");

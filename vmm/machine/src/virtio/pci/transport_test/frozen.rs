@@ -1,5 +1,7 @@
 //! What a driver writes when it may not.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::{
     ACKNOWLEDGE, DRIVER, DRIVER_OK, Driver, FAILED, FEATURES_OK, QUEUE_ENABLE, QUEUE_SELECT, STATUS,
 };
@@ -96,6 +98,34 @@ fn a_queue_that_does_not_exist_has_no_registers() {
         }
         assert_eq!(driver.read::<56>(0), before, "{queue}");
     }
+    driver.activate();
+    assert!(driver.running());
+}
+
+/// Whatever a driver writes where, nothing breaks and a reset always helps.
+#[test]
+fn random_writes_leave_a_device_that_can_be_reset() {
+    let mut driver = Driver::new();
+    let seed = AtomicU64::new(0x9e37_79b9_7f4a_7c15);
+    let next = || {
+        let mut value = seed.load(Ordering::Relaxed);
+        value ^= value << 13;
+        value ^= value >> 7;
+        value ^= value << 17;
+        seed.store(value, Ordering::Relaxed);
+        value
+    };
+    for _ in 0..20_000 {
+        let length = [1, 2, 4, 8, 3, 16][(next() % 6) as usize];
+        let offset = (next() % 64) as usize;
+        let value = if next() % 2 == 0 { next() } else { next() % 16 };
+        let mut data = value.to_le_bytes().to_vec();
+        data.resize(length, 0);
+        driver.write(offset, &data);
+        driver.transport.notify((next() % 4) as usize);
+        while driver.events.next().is_some() {}
+    }
+    driver.set_status(0);
     driver.activate();
     assert!(driver.running());
 }

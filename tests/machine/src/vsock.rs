@@ -10,6 +10,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 /// More connections than a test opens at once.
 const BACKLOG: i32 = 1024;
 
+/// Context id of the host, as its guests know it.
+pub const HOST: u32 = libc::VMADDR_CID_HOST;
+
 /// A context id and a port.
 struct Address {
     cid: u32,
@@ -41,7 +44,7 @@ fn socket() -> rustix::io::Result<rustix::fd::OwnedFd> {
 ///
 /// # Errors
 /// What the system calls answer.
-pub(crate) fn listen(port: u32) -> io::Result<File> {
+pub fn listen(port: u32) -> io::Result<File> {
     let socket = socket()?;
     let cid = libc::VMADDR_CID_ANY;
     rustix::net::bind(&socket, &Address { cid, port })?;
@@ -53,17 +56,16 @@ pub(crate) fn listen(port: u32) -> io::Result<File> {
 ///
 /// # Errors
 /// What the system call answers.
-pub(crate) fn accept(listener: &File) -> io::Result<File> {
+pub fn accept(listener: &File) -> io::Result<File> {
     Ok(rustix::net::accept_with(listener, SocketFlags::CLOEXEC)?.into())
 }
 
-/// Connects to a port of the host.
+/// Connects to a port of a guest or of [`HOST`].
 ///
 /// # Errors
 /// What the system calls answer; a port that the host does not want is `ECONNRESET`.
-pub(crate) fn connect(port: u32) -> io::Result<File> {
+pub fn connect(cid: u32, port: u32) -> io::Result<File> {
     let socket = socket()?;
-    let cid = libc::VMADDR_CID_HOST;
     rustix::net::connect(&socket, &Address { cid, port })?;
     Ok(socket.into())
 }
