@@ -34,7 +34,8 @@ fn a_disk_is_plugged_and_unplugged_a_hundred_times() {
         machine.unplug(slot);
         disk.check_pattern(round, MIB);
     }
-    assert_eq!(descriptors(), open);
+    // The guest's hello may still have had one at first.
+    assert!(descriptors() <= open, "{open} were open");
     assert_eq!(threads(), at_first);
 }
 
