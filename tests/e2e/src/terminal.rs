@@ -6,9 +6,20 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
+
+/// When nothing shows for this long, a change of the size is told again.
+const AGAIN: Timespec = Timespec {
+    tv_sec: 2,
+    tv_nsec: 0,
+};
+/// So often in a row, after which nothing will show any more: ten minutes, as everything is slow in
+/// emulation.
+const TIMES: u32 = 300;
 
 /// A program running on a terminal of its own.
 #[derive(Debug)]
@@ -16,6 +27,7 @@ pub struct Terminal {
     screen: File,
     program: Child,
     seen: String,
+    resized: bool,
 }
 
 impl Terminal {
@@ -50,6 +62,7 @@ impl Terminal {
             screen: File::from(master),
             program,
             seen: String::new(),
+            resized: false,
         }
     }
 
@@ -64,14 +77,18 @@ impl Terminal {
     }
 
     /// Changes the size of the terminal, as dragging a window's corner does.
+    ///
+    /// `ctr` asks for the size first and listens for changes a moment later, so a change in between
+    /// goes unheard; a person would drag once more, and so does [`Terminal::shows`].
     pub fn resize(&mut self, rows: u16, columns: u16) {
         set_size(self.screen.as_fd(), rows, columns);
+        self.resized = true;
     }
 
     /// Waits until `text` has appeared after what was waited for before.
     ///
     /// # Panics
-    /// Panics when the program ends first.
+    /// Panics when the program ends first, or nothing shows any more.
     #[track_caller]
     pub fn shows(&mut self, text: &str) {
         let mut buffer = [0; 4096];
@@ -80,6 +97,11 @@ impl Terminal {
                 self.seen.drain(..at + text.len());
                 return;
             }
+            assert!(
+                self.moves(),
+                "the terminal stands still; instead of {text:?} it shows {:?}",
+                self.seen
+            );
             match self.screen.read(&mut buffer) {
                 Ok(count) if count > 0 => {
                     let bytes = buffer.get(..count).unwrap_or_default();
@@ -92,6 +114,22 @@ impl Terminal {
                 ),
             }
         }
+    }
+
+    /// Waits until something is written to the terminal; false when nothing will be any more.
+    fn moves(&self) -> bool {
+        for _ in 0..TIMES {
+            let mut fds = [PollFd::new(&self.screen, PollFlags::IN)];
+            // An interrupted wait is as good as one that ends without anything.
+            if poll(&mut fds, Some(&AGAIN)).is_ok_and(|ready| ready > 0) {
+                return true;
+            }
+            if self.resized {
+                // It may have ended, of which the next wait tells.
+                let _ = kill_process(Pid::from_child(&self.program), Signal::WINCH);
+            }
+        }
+        false
     }
 
     /// Waits for the program's end and gives its exit code.
