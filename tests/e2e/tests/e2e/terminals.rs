@@ -37,8 +37,9 @@ fn a_container_on_a_terminal_is_typed_to_and_interrupted() {
     terminal.types("tty; echo $((20 + 3))\n");
     terminal.shows("/dev/pts/");
     terminal.shows("23");
-    terminal.types("sleep 1000; echo interrupted=$?\n");
-    terminal.shows("sleep 1000");
+    // What is typed shows at once; only what the program says shows that it is there to interrupt.
+    terminal.types("sh -c 'echo go$((1 + 1)); exec sleep 1000'; echo interrupted=$?\n");
+    terminal.shows("go2");
     terminal.types("\u{3}");
     terminal.types("echo after=$?\n");
     terminal.shows("after=130");
