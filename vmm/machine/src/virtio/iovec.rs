@@ -35,7 +35,8 @@ pub(crate) fn write(fd: BorrowedFd<'_>, slices: &[VolatileSlice<'_>]) -> io::Res
     })
 }
 
-fn iovecs(slices: &[VolatileSlice<'_>]) -> Vec<libc::iovec> {
+/// The first [`MAX_SLICES`] of `slices` as the kernel takes them.
+pub(crate) fn iovecs(slices: &[VolatileSlice<'_>]) -> Vec<libc::iovec> {
     let vector = |slice: &VolatileSlice<'_>| libc::iovec {
         iov_base: slice.ptr_guard_mut().as_ptr().cast(),
         iov_len: slice.len(),
@@ -44,7 +45,7 @@ fn iovecs(slices: &[VolatileSlice<'_>]) -> Vec<libc::iovec> {
 }
 
 /// Calls again when a signal interrupted the call.
-fn repeat(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+pub(crate) fn repeat(mut call: impl FnMut() -> isize) -> io::Result<usize> {
     loop {
         match usize::try_from(call()) {
             Ok(count) => return Ok(count),

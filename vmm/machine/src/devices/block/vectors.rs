@@ -9,6 +9,7 @@ use std::os::fd::AsRawFd;
 use vm_memory::VolatileSlice;
 
 use crate::virtio::chain::{Reader, Writer};
+use crate::virtio::iovec::iovecs;
 use crate::virtio::queue::QueueError;
 
 /// Zeroes to write where the host cannot make them otherwise; aligned so that they can also go past
@@ -89,14 +90,9 @@ impl Vectors {
     }
 
     fn new(slices: &[VolatileSlice<'_>]) -> Self {
-        let list: Vec<libc::iovec> = slices
-            .iter()
-            .map(|slice| libc::iovec {
-                iov_base: slice.ptr_guard_mut().as_ptr().cast(),
-                iov_len: slice.len(),
-            })
-            .collect();
-        let left = slices.iter().map(VolatileSlice::len).sum();
+        // A chain has no more buffers than these.
+        let list = iovecs(slices);
+        let left = list.iter().map(|vector| vector.iov_len).sum();
         Self { list, left }
     }
 

@@ -7,6 +7,8 @@ use std::os::unix::net::UnixStream;
 
 use vm_memory::VolatileSlice;
 
+use crate::virtio::iovec::{iovecs, repeat};
+
 /// Most stretches of memory handed to the kernel in one call.
 const MAX_VECTORS: usize = 64;
 
@@ -39,27 +41,10 @@ fn with_message(
     slices: &[VolatileSlice<'_>],
     mut call: impl FnMut(*mut libc::msghdr) -> isize,
 ) -> io::Result<usize> {
-    let mut vectors: Vec<libc::iovec> = slices
-        .iter()
-        .take(MAX_VECTORS)
-        .map(|slice| libc::iovec {
-            iov_base: slice.ptr_guard_mut().as_ptr().cast(),
-            iov_len: slice.len(),
-        })
-        .collect();
+    let mut vectors = iovecs(slices.get(..MAX_VECTORS).unwrap_or(slices));
     // SAFETY: all zeroes is a valid msghdr: no address, no vectors, no control data.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = vectors.as_mut_ptr();
     message.msg_iovlen = vectors.len();
-    loop {
-        match usize::try_from(call(&mut message)) {
-            Ok(count) => return Ok(count),
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
-        }
-    }
+    repeat(|| call(&mut message))
 }
