@@ -50,10 +50,6 @@ impl Phase {
         }
     }
 
-    #[expect(
-        deprecated,
-        reason = "prestart is deprecated for those who write hooks, not for who runs them"
-    )]
     fn of(self, spec: &Spec) -> &[Hook] {
         let Some(hooks) = spec.hooks() else {
             return &[];

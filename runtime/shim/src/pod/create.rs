@@ -8,7 +8,7 @@ use caisson_sandbox::{
     VmEndKind, VmSize,
 };
 use containerd_shim_protos::types::mount::Mount;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process as ProcessSpec, Spec};
 use tokio::sync::oneshot;
 
 use super::{Pod, Slot};
@@ -213,7 +213,7 @@ impl Pod {
     /// one, which only holds the pod, is always protected, and says nothing about the others.
     fn set_oom_score(&self, vm: &dyn Vm, spec: &Spec) -> Result<(), TaskError> {
         let process = spec.process().as_ref();
-        let Some(score) = process.and_then(|process| process.oom_score_adj()) else {
+        let Some(score) = process.and_then(ProcessSpec::oom_score_adj) else {
             return Ok(());
         };
         let mut highest = self
