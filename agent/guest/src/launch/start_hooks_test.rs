@@ -44,7 +44,7 @@ fn the_hook_that_fails_is_named_with_its_last_words_and_is_the_last() {
     let directory = tempfile::tempdir().unwrap();
     let second = directory.path().join("second");
     let message = run(json!([
-        shell("yes nonsense | head -c 1000000; echo 'no device' >&2; exit 3"),
+        shell("yes nonsense | head -n 100000; echo 'no device' >&2; exit 3"),
         shell(&format!("touch {}", second.display())),
     ]))
     .unwrap_err();
