@@ -335,11 +335,7 @@ impl Running for RunningMemory {
     }
 
     fn counters(&self) -> Counters {
-        let earlier = self.device.counters;
-        Counters {
-            requests: earlier.requests.saturating_add(self.queue.requests()),
-            ..earlier
-        }
+        self.device.counters.with_requests_of([&self.queue])
     }
 }
 

@@ -387,15 +387,8 @@ impl Running for RunningVsock {
     }
 
     fn counters(&self) -> Counters {
-        let earlier = self.device.counters;
-        let now = self
-            .receive
-            .requests()
-            .saturating_add(self.transmit.requests());
-        Counters {
-            requests: earlier.requests.saturating_add(now),
-            ..earlier
-        }
+        let queues = [&self.receive, &self.transmit];
+        self.device.counters.with_requests_of(queues)
     }
 }
 

@@ -337,15 +337,12 @@ impl Running for RunningBlock {
     }
 
     fn counters(&self) -> Counters {
-        let earlier = self.device.counters;
-        let lanes = self.lanes.iter().flatten();
-        let now: u64 = lanes.map(|lane| lane.queue.requests()).sum();
+        let queues = self.lanes.iter().flatten().map(|lane| &lane.queue);
         let limiter = self.device.limiter.as_ref();
         Counters {
-            requests: earlier.requests.saturating_add(now),
             // The limiter counts from the start of the machine.
             throttled: limiter.map_or(0, RateLimiter::throttled),
-            ..earlier
+            ..self.device.counters.with_requests_of(queues)
         }
     }
 }
