@@ -188,6 +188,10 @@ impl Vm for FakeVm {
     fn pid(&self) -> u32 {
         PID
     }
+    fn set_oom_score(&self, score: i32) -> Result<(), SandboxError> {
+        self.call(&format!("oom-score {score}"), &key("", ""));
+        Ok(())
+    }
     fn guest_kernel(&self) -> String {
         "6.12-fake".into()
     }

@@ -105,6 +105,10 @@ impl Bench {
     }
 
     fn run(&self, action: &str, input: &[u8]) -> Output {
+        self.run_with(&[], action, input)
+    }
+
+    fn run_with(&self, env: &[(&str, &str)], action: &str, input: &[u8]) -> Output {
         let mut child = Command::new(PROGRAM)
             .args(["-namespace", NAMESPACE, "-id", &self.id])
             .args(["-address", self.dir.path().to_str().unwrap()])
@@ -112,6 +116,7 @@ impl Bench {
             .current_dir(self.bundle())
             .env("TTRPC_ADDRESS", "")
             .env("MAX_SHIM_VERSION", "2")
+            .envs(env.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -407,4 +412,32 @@ fn it_says_what_it_is() {
     let wrong = Command::new(PROGRAM).arg("-bogus").output().unwrap();
     assert_eq!(wrong.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("-bogus"));
+}
+
+#[test]
+fn a_shim_shares_no_core_where_containerd_asks_for_it() {
+    use rustix::thread::{CoreSchedulingScope, core_scheduling_cookie};
+    if !root() {
+        return;
+    }
+    let bench = Bench::new("c1", CONFIG);
+    let output = bench.run_with(&[("SCHED_CORE", "1")], "start", &bench.params());
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        // A kernel that cannot is no kernel to run on then.
+        assert!(said.contains("CONFIG_SCHED_CORE"), "{said}");
+        return;
+    }
+    let result = BootstrapResult::parse_from_bytes(&output.stdout).unwrap();
+    let shim = Shim {
+        bundle: bench.bundle(),
+        socket: result.address.strip_prefix("unix://").unwrap().into(),
+    };
+    let pid = shim.pid().expect("a daemon");
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed());
+    let cookie = |pid| core_scheduling_cookie(pid, CoreSchedulingScope::Thread);
+    match (cookie(pid.unwrap()), cookie(rustix::process::getpid())) {
+        (Ok(its), Ok(ours)) => assert_ne!(its, ours),
+        _ => eprintln!("not checked: this machine's cores have one thread each"),
+    }
 }

@@ -69,7 +69,12 @@ impl Pod {
             State::Deleted(_) => return Err(TaskError::Unknown(key)),
             State::Created | State::Running => return Err(TaskError::Running(key)),
             State::Added => {}
-            State::Stopped(_) => self.remove_stopped(&process).await?,
+            State::Stopped(_) => {
+                self.remove_stopped(&process).await?;
+                if key.is_init() {
+                    container.hooks.stopped().await;
+                }
+            }
         }
         let exit = process.set_deleted()?;
         self.forget(&container, &process, exit);

@@ -19,7 +19,7 @@ fn a_trap_sees_the_signal_that_is_sent() {
 
 #[test]
 #[ignore = "needs the testbed: cargo verify"]
-fn processes_are_listed_with_the_virtual_machine_as_their_host_process() {
+fn processes_are_listed_with_the_pods_process_on_the_host() {
     let _machine = CleanMachine::watch();
     let container = Container::start(BUSYBOX, "listing", &["sleep", "1000"]);
     let processes = container.task("ps", &[]).ok().text();
@@ -28,7 +28,7 @@ fn processes_are_listed_with_the_virtual_machine_as_their_host_process() {
         "ctr task ps printed:\n{processes}"
     );
     let comm = std::fs::read_to_string(format!("/proc/{}/comm", container.host_pid())).unwrap();
-    assert_eq!(comm.trim(), "caisson-vmm");
+    assert_eq!(comm.trim(), "caisson-pod");
 }
 
 #[test]
