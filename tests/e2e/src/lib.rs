@@ -14,6 +14,7 @@ mod ctr;
 mod leftovers;
 mod process;
 mod settings;
+mod shim;
 mod terminal;
 
 pub use container::Container;
@@ -21,6 +22,7 @@ pub use ctr::{Ctr, Finished, RUNTIME};
 pub use leftovers::CleanMachine;
 pub use process::parent_of;
 pub use settings::Settings;
+pub use shim::{Shim, bundle, code};
 pub use terminal::Terminal;
 
 /// A busybox image: one static binary and its links.
