@@ -15,6 +15,7 @@ use tokio::sync::{OnceCell, watch};
 
 use crate::container::Container;
 use crate::error::TaskError;
+use crate::fail_point::FailPoints;
 use crate::phases::Phases;
 use crate::process::{Exit, Process, ProcessKey, State};
 use crate::publisher::Publisher;
@@ -44,6 +45,7 @@ pub(crate) struct Pod {
     publisher: Publisher,
     phases: Arc<Phases>,
     launcher: Box<dyn Launcher>,
+    fail_points: FailPoints,
     vm: OnceCell<Arc<dyn Vm>>,
     /// Why the virtual machine is gone, once it is.
     end: watch::Sender<Option<VmEnd>>,
@@ -85,6 +87,7 @@ impl Pod {
             publisher,
             phases: Arc::new(phases),
             launcher,
+            fail_points: FailPoints::default(),
             vm: OnceCell::new(),
             end: watch::Sender::new(None),
             containers: Mutex::default(),

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::{env, fs, io};
 
 use anyhow::{Context, Result, bail};
-use caisson_testbed::{Tally, packages, static_program};
+use caisson_testbed::{Tally, debug_program, packages, static_program};
 
 use crate::testbed_command::again;
 
@@ -88,6 +88,9 @@ fn stage(workspace: &Path) -> Result<PathBuf> {
     }
     let guest = "caisson-test-guest";
     copy(&static_program("caisson-machine-tests", guest)?, guest)?;
+    // With fail points, which only a debug build has.
+    let shim = "containerd-shim-caisson-v2";
+    copy(&debug_program("containerd-shim-caisson", shim)?, shim)?;
     Ok(share)
 }
 

@@ -11,12 +11,14 @@ use tokio::process::{Child, Command};
 
 /// The first descriptor that a helper finds its files at; the others follow.
 const FIRST_FD: RawFd = 3;
+/// Pods outlive containerd, also when the whole of its service is stopped.
+const IGNORED: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 
 /// Starts `program` without arguments and environment, in a process group of its own.
 ///
 /// `files` become descriptors 3, 4, … in order; standard input is `/dev/null`, standard output and
 /// standard error go to `output`; no other descriptor survives. The kernel kills it when the
-/// calling thread ends.
+/// calling thread ends; what systemd sends to every process of a service that it stops does not.
 ///
 /// # Errors
 /// Fails when the program cannot be executed.
@@ -63,6 +65,12 @@ pub(super) fn spawn(
         };
         if result != 0 {
             return Err(io::Error::last_os_error());
+        }
+        for signal in IGNORED {
+            // SAFETY: signal takes two numbers; what is ignored stays ignored over the exec.
+            if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
+                return Err(io::Error::last_os_error());
+            }
         }
         // SAFETY: PR_SET_PDEATHSIG takes one number.
         if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {

@@ -16,6 +16,7 @@ use crate::bundle::Bundle;
 use crate::container::Container;
 use crate::error::TaskError;
 use crate::event::TaskEvent;
+use crate::fail_point::Point;
 use crate::group::{Group, Role};
 use crate::options::Options;
 use crate::process::{Process, ProcessKey};
@@ -71,6 +72,7 @@ impl Pod {
         match result {
             Ok(pid) => {
                 self.phases.reached(&request.id, "container-created");
+                self.fail_points.pass(Point::CreateBeforeAnswer).await?;
                 Ok(pid)
             }
             Err(error) => {
@@ -104,6 +106,12 @@ impl Pod {
         let spec = bundle
             .spec()
             .map_err(|error| TaskError::Invalid(error.to_string()))?;
+        if let Some(annotations) = spec.annotations() {
+            self.fail_points
+                .arm(annotations, bundle.path())
+                .map_err(|error| TaskError::Invalid(error.to_string()))?;
+        }
+        self.fail_points.pass(Point::CreateBeforeVm).await?;
         let config = configuration(&request.options, &bundle)?;
         // Both take time and neither needs the other. Neither may be dropped half way.
         let (stdio, vm) = tokio::join!(
@@ -114,6 +122,7 @@ impl Pod {
             vm?,
             stdio.map_err(|error| TaskError::Precondition(error.to_string()))?,
         );
+        self.fail_points.pass(Point::CreateAfterVm).await?;
         let create = CreateContainer {
             id: request.id.clone(),
             bundle: request.bundle.clone(),
@@ -129,13 +138,17 @@ impl Pod {
             .map_err(|error| TaskError::oci("create", &error))?;
         let key = ProcessKey::new(&request.id, "");
         let pid = vm.pid();
-        if let Err(error) = bundle.write_init_pid(pid) {
-            // `delete` needs it when this process is gone; without it clients get a wrong pid.
+        let passed = self.fail_points.pass(Point::CreateAfterContainer).await;
+        // `delete` needs it when this process is gone; without it clients get a wrong pid.
+        let recorded = passed.and_then(|()| {
+            bundle.write_init_pid(pid).map_err(|error| {
+                let bundle = request.bundle.display();
+                TaskError::Internal(format!("cannot write init.pid into {bundle}: {error}"))
+            })
+        });
+        if let Err(error) = recorded {
             undo(&*vm, &key).await;
-            return Err(TaskError::Internal(format!(
-                "cannot write init.pid into {}: {error}",
-                request.bundle.display()
-            )));
+            return Err(error);
         }
         let io = stdio.connect(streams, Some(self.timed_output(&request.id)));
         let init = Arc::new(Process::init(key, request.stdio.clone(), pid, io));

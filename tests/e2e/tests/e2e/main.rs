@@ -8,6 +8,7 @@
 mod exec;
 mod exit_codes;
 mod failures;
+mod faults;
 mod lifecycle;
 mod mounts;
 mod smoke;
