@@ -40,6 +40,7 @@ struct Guest {
     calls: Vec<String>,
     refuse_create: Option<SandboxError>,
     refuse_start: Option<SandboxError>,
+    refuse_signal: Option<SandboxError>,
     refuse_delete: Option<SandboxError>,
     launched: Option<SandboxOptions>,
 }
@@ -108,6 +109,9 @@ impl FakeVm {
     }
     pub(crate) fn refuse_start(&self, kind: ErrorKind, message: &str) {
         self.guest().refuse_start = Some(error(kind, message));
+    }
+    pub(crate) fn refuse_signal(&self, kind: ErrorKind, message: &str) {
+        self.guest().refuse_signal = Some(error(kind, message));
     }
     pub(crate) fn refuse_delete(&self, kind: ErrorKind, message: &str) {
         self.guest().refuse_delete = Some(error(kind, message));
@@ -248,7 +252,10 @@ impl Vm for FakeVm {
         all: bool,
     ) -> Result<(), SandboxError> {
         self.call(&format!("signal {signal} {all}"), process);
-        let guest = self.guest();
+        let mut guest = self.guest();
+        if let Some(error) = guest.refuse_signal.take() {
+            return Err(error);
+        }
         let Some(found) = guest.processes.get(process) else {
             return Err(error(ErrorKind::NotFound, "no such process"));
         };
@@ -289,6 +296,7 @@ impl Vm for FakeVm {
     }
     async fn stop(&self) {
         self.call("stop", &key("", ""));
+        self.guest().processes.clear();
         self.0.end.send_replace(Some(VmEnd {
             kind: VmEndKind::Stopped,
             description: "stopped".into(),

@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::{env, fs, io};
 
 use anyhow::{Context, Result, bail};
-use caisson_testbed::{Tally, packages, static_program};
+use caisson_testbed::{Tally, debug_program, packages, static_program};
 
 /// Packages with tests for the testbed, and what their programs are called there.
 const STAGED: [(&str, &str); 2] = [("caisson-machine-tests", "machine"), ("caisson-e2e", "e2e")];
@@ -72,6 +72,9 @@ fn stage(workspace: &Path) -> Result<PathBuf> {
     }
     let guest = "caisson-test-guest";
     copy(&static_program("caisson-machine-tests", guest)?, guest)?;
+    // With fail points, which only a debug build has.
+    let shim = "containerd-shim-caisson-v2";
+    copy(&debug_program("containerd-shim-caisson", shim)?, shim)?;
     Ok(share)
 }
 

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use caisson_e2e::{BUSYBOX, Container, Ctr, RUNTIME, parent_of};
+use caisson_e2e::{BUSYBOX, Container, Ctr, RUNTIME, children_of, parent_of};
 
 const RUNC: &str = "io.containerd.runc.v2";
 
@@ -159,15 +159,6 @@ fn pss(pid: i32) -> (u64, u64) {
         }
     }
     (guest, own)
-}
-
-fn children_of(pid: i32) -> Vec<i32> {
-    let path = format!("/proc/{pid}/task/{pid}/children");
-    let children = fs::read_to_string(path).unwrap_or_default();
-    children
-        .split_whitespace()
-        .filter_map(|child| child.parse().ok())
-        .collect()
 }
 
 fn comm(pid: i32) -> String {

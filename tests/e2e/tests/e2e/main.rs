@@ -8,6 +8,7 @@
 mod exec;
 mod exit_codes;
 mod failures;
+mod faults;
 mod hooks;
 mod lifecycle;
 mod mounts;
