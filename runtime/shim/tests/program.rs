@@ -496,6 +496,44 @@ async fn a_shim_without_descriptors_takes_connections_again_when_there_are_some(
     waiting.await.unwrap().unwrap();
 }
 
+/// What reads the log may die with containerd: the shim goes on, and its next reader finds lines.
+#[tokio::test]
+async fn p10_a_log_reader_that_dies_does_not_take_the_shim_along() {
+    use std::io::BufRead;
+    if !root() {
+        return;
+    }
+    let bench = Bench::new("c1", CONFIG);
+    let fifo = bench.bundle().join("log");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).unwrap();
+    let mut cat = Command::new("cat")
+        .arg(&fifo)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let shim = bench.start();
+    let mut lines = std::io::BufReader::new(cat.stdout.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+    cat.kill().unwrap();
+    cat.wait().unwrap();
+    let tasks = shim.client().await;
+    // More than a FIFO holds, of which each writes a line.
+    fs::write(bench.bundle().join("config.json"), "{}").unwrap();
+    let mut create = api::CreateTaskRequest::new();
+    create.id = "c1".into();
+    create.bundle = bench.bundle().display().to_string();
+    for _ in 0..2000 {
+        let _ = tasks.create(context(), &create).await.unwrap_err();
+    }
+    let mut connect = api::ConnectRequest::new();
+    connect.id = "c1".into();
+    tasks.connect(context(), &connect).await.unwrap();
+    let again = std::io::BufReader::new(fs::File::open(&fifo).unwrap());
+    let line = again.lines().next().unwrap().unwrap();
+    assert!(line.contains("runtime=caisson"), "{line}");
+}
+
 #[test]
 fn it_says_what_it_is() {
     let info = Command::new(PROGRAM).arg("-info").output().unwrap();

@@ -131,6 +131,10 @@ impl Pod {
         }
         let id = &process.key.container;
         self.table().remove(id);
+        for exec in container.close() {
+            // Nobody finds it any more, but somebody may still wait for it.
+            let _ = exec.set_deleted();
+        }
         self.publisher.publish(&TaskEvent::Deleted {
             id: id.clone(),
             pid: process.pid,
