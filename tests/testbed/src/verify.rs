@@ -9,6 +9,7 @@ use std::{env, fs, io};
 use anyhow::{Context, Result, bail};
 use caisson_testbed::{Tally, packages, static_program};
 
+use crate::conformance;
 use crate::testbed_command::again;
 
 /// Versions of containerd in the testbed, and which tests run there: all with the one most people
@@ -65,6 +66,11 @@ pub(crate) fn run(workspace: &Path) -> Result<ExitCode> {
     for (version, programs) in VERSIONS {
         heading(&format!("end-to-end tests with containerd {version}"));
         holds &= tests(in_testbed(version, &share, programs)?, &mut tally)?;
+    }
+    heading("containerd's tests of shims");
+    match conformance::for_verify(workspace)? {
+        Ok(command) => holds &= tests(command, &mut tally)?,
+        Err(reason) => println!("skipped: {reason}"),
     }
     println!("\n{tally}");
     Ok(if holds && tally.failed == 0 {
@@ -155,7 +161,7 @@ fn tests(mut command: Command, tally: &mut Tally) -> Result<bool> {
             let line = line.context("cannot read what the tests print")?;
             let line = String::from_utf8_lossy(&line);
             writeln!(io::stdout(), "{line}")?;
-            if let Some(counted) = Tally::from_closing_line(&line) {
+            if let Some(counted) = Tally::from_line(&line) {
                 *tally += counted;
             }
         }
