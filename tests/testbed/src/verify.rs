@@ -49,7 +49,7 @@ pub(crate) fn run(workspace: &Path) -> Result<ExitCode> {
     holds &= tests(cargo(&of_the_machine), &mut tally)?;
 
     let share = stage(workspace)?;
-    holds &= testbeds::run(&share, &mut tally)?;
+    holds &= testbeds::run(workspace, &share, &mut tally)?;
     println!("\n{tally}");
     Ok(if holds && tally.failed == 0 {
         ExitCode::SUCCESS
@@ -122,7 +122,7 @@ fn check(name: &str, mut command: Command) -> Result<()> {
 /// Runs a test runner, passing on what it prints, and counts its tests.
 fn tests(runner: Command, tally: &mut Tally) -> Result<bool> {
     lines_of(runner, |line| {
-        if let Some(counted) = Tally::from_closing_line(line) {
+        if let Some(counted) = Tally::from_line(line) {
             *tally += counted;
         }
         Ok(writeln!(io::stdout(), "{line}")?)
