@@ -37,11 +37,6 @@ pub(crate) fn measure(
     let disk = filled_disk();
     let tap = Tap::new(1, &format!("{}/24", dotted(OUR_HOST)));
     make_tap(QEMU_TAP, QEMU_HOST);
-    let of_caisson = |name: &str, caisson: &'_ Caisson| {
-        let (disk, tap) = (&disk, &tap);
-        let start = move || caisson.busy(guest, MEMORY_MIB, disk, tap);
-        (contender(name, start), OUR_HOST)
-    };
     let of_qemu = |name: &str, engine| {
         let disk = &disk;
         let start = move || qemu.busy(guest, MEMORY_MIB, engine, disk, QEMU_TAP);
@@ -49,15 +44,19 @@ pub(crate) fn measure(
     };
     let other = other_caisson().map(|vmm| caisson.version(vmm));
     let mut contenders = vec![
-        of_caisson("caisson-vmm", caisson),
+        (
+            contender("caisson-vmm", || {
+                caisson.busy(guest, MEMORY_MIB, &disk, &tap)
+            }),
+            OUR_HOST,
+        ),
         of_qemu("QEMU", Engine::Default),
         of_qemu("QEMU, tuned", Engine::Tuned),
     ];
-    contenders.extend(
-        other
-            .iter()
-            .map(|other| of_caisson("caisson-vmm, the other", other)),
-    );
+    if let Some(other) = &other {
+        let start = || other.busy(guest, MEMORY_MIB, &disk, &tap);
+        contenders.push((contender("caisson-vmm, the other", start), OUR_HOST));
+    }
     let works: Vec<_> = ALL
         .into_iter()
         .filter(|work| work.name(clock).contains(rows))

@@ -359,6 +359,6 @@ fn identify(chain: &Chain, id: &[u8]) -> Result<u32, QueueError> {
 /// Writes the status, the last byte of the chain.
 fn answer(chain: &Chain, status: Status) -> Result<(), QueueError> {
     let mut writer = chain.writer();
-    writer.slices(writer.left().saturating_sub(1))?;
+    writer.skip(writer.left().saturating_sub(1))?;
     writer.write_all(&[status.byte()])
 }

@@ -184,7 +184,7 @@ impl Receiver {
             let mut writer = chain.writer();
             let part = writer.left().min(MAX_PACKET.saturating_sub(room));
             room = room.saturating_add(part);
-            slices.extend(writer.slices(part)?);
+            writer.append(part, &mut slices)?;
         }
         slices.truncate(MAX_SLICES - 1);
         let room: usize = slices.iter().map(VolatileSlice::len).sum();
@@ -259,7 +259,7 @@ impl Receiver {
         let count = u16::try_from(used.len()).unwrap_or(u16::MAX);
         if let Some((first, _)) = used.first() {
             let mut writer = first.writer();
-            writer.slices(NUM_BUFFERS)?;
+            writer.skip(NUM_BUFFERS)?;
             writer.write_all(&count.to_le_bytes())?;
         }
         self.queue.complete_together(used)?;

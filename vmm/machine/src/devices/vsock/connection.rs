@@ -122,7 +122,8 @@ pub(super) struct Connection {
     update_asked: bool,
     /// We asked for one.
     credit_asked: bool,
-    /// Receive buffers to fill by one call: doubled while the host has more than fits.
+    /// Receive buffers to fill by one call: doubled while the host has more than fits, and as many
+    /// as it had something for when it had less.
     batch: usize,
     /// In the list of connections that have something to send.
     pub(super) queued: bool,
@@ -220,7 +221,7 @@ impl Connection {
             let slices = data.clone().slices(left)?;
             match socket::send(&self.stream, &slices) {
                 Ok(count) => {
-                    data.slices(count)?;
+                    data.skip(count)?;
                     left = left.saturating_sub(count);
                     self.credit.forward(count);
                 }
@@ -383,9 +384,10 @@ impl Connection {
                 0
             }
             Ok(count) if count < room => {
-                // The socket is empty. If it is not any more, the io thread is woken again.
+                // The socket is empty. If it is not any more, the io thread is woken again; as much
+                // may come then as now.
                 self.readable = self.hung_up;
-                self.batch = 1;
+                self.batch = spanned(slices, count).clamp(1, MAX_BATCH);
                 count
             }
             Ok(count) => {
@@ -494,6 +496,17 @@ fn discard(mut stream: &UnixStream) {
     let _ = stream.shutdown(Shutdown::Read);
     let mut block = [0; 4096];
     while matches!(stream.read(&mut block), Ok(count) if count > 0) {}
+}
+
+/// How many of the slices `count` bytes reach into.
+fn spanned(slices: &[VolatileSlice<'_>], count: usize) -> usize {
+    let mut rest = count;
+    let reached = slices.iter().take_while(|slice| {
+        let reached = rest > 0;
+        rest = rest.saturating_sub(slice.len());
+        reached
+    });
+    reached.count()
 }
 
 fn readiness(stream: &UnixStream) -> PollFlags {
