@@ -272,8 +272,11 @@ impl Receiver {
     }
 
     /// Gives unused buffers back; returns where the queue stands. A packet that waits is lost, as
-    /// if the network had lost it.
-    pub(super) fn stop(mut self) -> QueuePosition {
+    /// if the network had lost it, and counted.
+    pub(super) fn stop(mut self, direction: &mut Direction) -> QueuePosition {
+        if self.waiting.is_some() {
+            direction.dropped();
+        }
         for chain in self.buffers.into_iter().rev() {
             // They are in flight, so this cannot fail.
             let _ = self.queue.put_back(chain);
