@@ -33,8 +33,8 @@ use self::table::{MAX_CONNECTIONS, Table, Token, Work};
 use crate::virtio::chain::Chain;
 use crate::virtio::config::SharedConfig;
 use crate::virtio::device::{
-    ActivateResult, Activation, Counters, Device, DeviceFault, DeviceKind, Interest, Running,
-    Stopped, Watch,
+    ActivateResult, Activation, Counters, Device, DeviceFault, DeviceKind, Interest, QueuePosition,
+    Running, Stopped, Watch,
 };
 use crate::virtio::queue::{DeviceQueue, QueueError};
 
@@ -338,6 +338,17 @@ impl RunningVsock {
         Ok(true)
     }
 
+    /// Takes the guest's last words and gives unused buffers back; returns where the queues stand.
+    fn finish(&mut self) -> [QueuePosition; 3] {
+        // What it sent before it was stopped still goes to the host. A fault no longer matters.
+        let _ = self.take_transmit_queue();
+        for chain in std::mem::take(&mut self.buffers).into_iter().rev() {
+            // They are in flight, so this cannot fail.
+            let _ = self.receive.put_back(chain);
+        }
+        [&self.receive, &self.transmit, &self.event].map(DeviceQueue::position)
+    }
+
     fn take_requests(&mut self) {
         for request in self.device.requests.take() {
             self.device
@@ -377,16 +388,7 @@ impl Running for RunningVsock {
     }
 
     fn stop(mut self: Box<Self>) -> Stopped {
-        // The guest's last words: what it sent before it was stopped still goes to the host. A
-        // fault no longer matters.
-        let _ = self.take_transmit_queue();
-        for chain in std::mem::take(&mut self.buffers).into_iter().rev() {
-            // They are in flight, so this cannot fail.
-            let _ = self.receive.put_back(chain);
-        }
-        let positions = [&self.receive, &self.transmit, &self.event]
-            .map(DeviceQueue::position)
-            .to_vec();
+        let positions = self.finish().to_vec();
         self.device.counters = self.counters();
         Stopped {
             device: Box::new(self.device),
