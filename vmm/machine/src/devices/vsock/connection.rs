@@ -120,10 +120,10 @@ pub(super) struct Connection {
     hung_up: bool,
     /// The guest asked for a CREDIT_UPDATE.
     update_asked: bool,
-    /// We asked for one.
+    /// We asked for one, and have sent no data since.
     credit_asked: bool,
-    /// Receive buffers to fill by one call: doubled while the host has more than fits, and as many
-    /// as it had something for when it had less.
+    /// Receive buffers to fill by one call: doubled while the host has more than fits, and one more
+    /// than it had something for when it had less, so that as much again shows to be all.
     batch: usize,
     /// In the list of connections that have something to send.
     pub(super) queued: bool,
@@ -207,7 +207,10 @@ impl Connection {
                 self.pass_on(data, header.len.get())?;
             }
             (op::SHUTDOWN, _) => self.on_shutdown(header.flags.get() & shutdown::BOTH),
-            (op::CREDIT_UPDATE, _) => self.credit_asked = false,
+            // It may be the answer to our request and bring nothing: the guest answers at once,
+            // and tells by itself when its program has read. Asked again, it would answer again,
+            // and both sides would do nothing else for as long as the program does not read.
+            (op::CREDIT_UPDATE, _) => {}
             (op::CREDIT_REQUEST, _) => self.update_asked = true,
             _ => return Ok(Outcome::Broken),
         }
@@ -387,7 +390,7 @@ impl Connection {
                 // The socket is empty. If it is not any more, the io thread is woken again; as much
                 // may come then as now.
                 self.readable = self.hung_up;
-                self.batch = spanned(slices, count).clamp(1, MAX_BATCH);
+                self.batch = (spanned(slices, count) + 1).min(MAX_BATCH);
                 count
             }
             Ok(count) => {
