@@ -165,7 +165,7 @@ fn print(rounds: usize, qemu: &Qemu, contenders: &[Contender<'_>], results: &[Re
 }
 
 /// Exits of all vCPUs of the VM that this process has made, those that KVM handled itself too.
-fn exits(pid: u32) -> u64 {
+pub(crate) fn exits(pid: u32) -> u64 {
     let folders = fs::read_dir("/sys/kernel/debug/kvm").expect("debugfs is mounted");
     let of_process = format!("{pid}-");
     let folder = folders
