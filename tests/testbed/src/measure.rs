@@ -27,6 +27,9 @@ pub(crate) struct MeasureArguments {
     /// Only one part of it: start or transfer.
     #[arg(long, value_name = "PART", requires = "vmm", value_parser = ["start", "transfer"])]
     only: Option<String>,
+    /// Only the starts of contenders with this in their name, such as "pod's devices".
+    #[arg(long, value_name = "NAME", requires = "only")]
+    contender: Option<String>,
 }
 
 /// Builds the benchmark and runs it in the testbed.
@@ -51,7 +54,7 @@ pub(crate) fn run(workspace: &Path, arguments: MeasureArguments) -> Result<ExitC
         &format!("/share/{program}"),
         &arguments.rounds.to_string(),
     ]);
-    testbed.args(arguments.only);
+    testbed.args(arguments.only).args(arguments.contender);
     passed_on(testbed)
 }
 

@@ -44,12 +44,13 @@ fn main() {
         .next()
         .map_or(5, |number| number.parse().expect("a number of rounds"));
     let only = arguments.next();
+    let contender = arguments.next().unwrap_or_default();
     let chosen = |part: &str| only.as_deref().is_none_or(|only| only == part);
     let caisson = caisson::Caisson::new();
     let qemu = qemu::Qemu::installed(&Path::new(SHARE).join("qemu"));
     if chosen("start") {
         let guest = Guest::of(initrd_of(&Path::new(SHARE).join("caisson-measured-guest")));
-        start::measure(rounds, &caisson, &qemu, &guest);
+        start::measure(rounds, &contender, &caisson, &qemu, &guest);
     }
     if chosen("transfer") {
         let guest = Guest::of(initrd_of(&Path::new(SHARE).join("caisson-test-guest")));
