@@ -15,8 +15,8 @@ use tokio::sync::{OnceCell, watch};
 
 use crate::container::Container;
 use crate::error::TaskError;
-use crate::hooks::HostMounts;
 use crate::fail_point::FailPoints;
+use crate::hooks::HostMounts;
 use crate::phases::Phases;
 use crate::process::{Exit, Process, ProcessKey, State};
 use crate::publisher::Publisher;

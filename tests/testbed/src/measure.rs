@@ -30,6 +30,9 @@ pub(crate) struct MeasureArguments {
     /// Only those transfers in whose name this occurs: disk, network, "to the guest" …
     #[arg(long, value_name = "TEXT", requires = "vmm")]
     rows: Option<String>,
+    /// Only the starts of contenders with this in their name, such as "pod's devices".
+    #[arg(long, value_name = "NAME", requires = "vmm")]
+    contender: Option<String>,
 }
 
 /// Builds the benchmark and runs it in the testbed.
@@ -61,6 +64,7 @@ pub(crate) fn run(workspace: &Path, arguments: MeasureArguments) -> Result<ExitC
             true => "instructions",
             false => "time",
         });
+        testbed.arg(arguments.contender.as_deref().unwrap_or_default());
     }
     passed_on(testbed)
 }

@@ -50,12 +50,13 @@ fn main() {
     let part = arguments.next().unwrap_or_else(|| "all".to_owned());
     let rows = arguments.next().unwrap_or_default();
     let clock = Clock::named(&arguments.next().unwrap_or_default());
+    let contender = arguments.next().unwrap_or_default();
     let chosen = |name: &str| part == name || part == "all";
     let caisson = caisson::Caisson::new();
     let qemu = qemu::Qemu::installed(&Path::new(SHARE).join("qemu"));
     if chosen("start") {
         let guest = Guest::of(initrd_of(&Path::new(SHARE).join("caisson-measured-guest")));
-        start::measure(rounds, &caisson, &qemu, &guest);
+        start::measure(rounds, &contender, &caisson, &qemu, &guest);
     }
     if chosen("transfer") {
         let guest = Guest::of(initrd_of(&Path::new(SHARE).join("caisson-test-guest")));
