@@ -13,6 +13,7 @@ mod delete;
 mod dialect;
 mod error;
 mod event;
+mod fail_point;
 #[cfg(test)]
 mod fake_containerd;
 #[cfg(test)]

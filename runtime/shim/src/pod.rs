@@ -15,6 +15,7 @@ use tokio::sync::{OnceCell, watch};
 
 use crate::container::Container;
 use crate::error::TaskError;
+use crate::fail_point::FailPoints;
 use crate::hooks::HostMounts;
 use crate::phases::Phases;
 use crate::process::{Exit, Process, ProcessKey, State};
@@ -47,6 +48,7 @@ pub(crate) struct Pod {
     launcher: Box<dyn Launcher>,
     /// Where hooks run, if not in the mount namespace of this process.
     host_mounts: OnceLock<HostMounts>,
+    fail_points: FailPoints,
     vm: OnceCell<Arc<dyn Vm>>,
     /// The highest OOM score that a container brought, which is the machine's.
     oom_score: Mutex<Option<i32>>,
@@ -91,6 +93,7 @@ impl Pod {
             phases: Arc::new(phases),
             launcher,
             host_mounts: OnceLock::new(),
+            fail_points: FailPoints::default(),
             vm: OnceCell::new(),
             oom_score: Mutex::default(),
             end: watch::Sender::new(None),

@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::ctr::{Ctr, Finished, RUNTIME};
+use crate::faulty::faulty_runtime;
 
 /// A detached container, removed when it goes out of scope.
 #[derive(Debug)]
@@ -28,15 +29,9 @@ impl Container {
     #[must_use]
     #[track_caller]
     pub fn start_with(options: &[&str], image: &str, id: &str, args: &[&str]) -> Self {
-        let container = Self { id: id.to_owned() };
-        let words = [
-            &["run", "--detach", "--runtime", RUNTIME],
-            options,
-            &[image, id],
-            args,
-        ]
-        .concat();
-        let _ = Ctr::new(&words).finish().ok();
+        let container = Self::named(id);
+        let options = [&["--runtime", RUNTIME], options].concat();
+        let _ = Self::run(&options, image, id, args).finish().ok();
         container
     }
 
@@ -47,7 +42,7 @@ impl Container {
     #[must_use]
     #[track_caller]
     pub fn configured(config: &str, id: &str) -> Self {
-        let container = Self { id: id.to_owned() };
+        let container = Self::named(id);
         let words = [
             "run",
             "--detach",
@@ -59,6 +54,43 @@ impl Container {
         ];
         let _ = Ctr::new(&words).finish().ok();
         container
+    }
+
+    /// Like [`Container::start`], with the debug build of the shim and its fail points armed.
+    ///
+    /// # Panics
+    /// Panics when it does not start.
+    #[must_use]
+    #[track_caller]
+    pub fn start_faulty(fail_points: &str, image: &str, id: &str, args: &[&str]) -> Self {
+        let container = Self::named(id);
+        let _ = Self::run_faulty(fail_points, image, id, args).finish().ok();
+        container
+    }
+
+    /// `ctr run --detach` with the debug build of the shim and its fail points armed.
+    #[must_use]
+    pub fn run_faulty(fail_points: &str, image: &str, id: &str, args: &[&str]) -> Ctr {
+        let annotation = format!("caisson.fail-points={fail_points}");
+        let runtime = faulty_runtime();
+        let options = ["--runtime", &runtime, "--annotation", &annotation];
+        Self::run(&options, image, id, args)
+    }
+
+    fn run(options: &[&str], image: &str, id: &str, args: &[&str]) -> Ctr {
+        Ctr::new(&[&["run", "--detach"], options, &[image, id], args].concat())
+    }
+
+    /// The container of this name, which others start; removed like those that are started here.
+    #[must_use]
+    pub fn named(id: &str) -> Self {
+        Self { id: id.to_owned() }
+    }
+
+    /// `ctr task start --detach`: once more, after its task was deleted.
+    #[must_use]
+    pub fn start_again(&self) -> Finished {
+        self.task("start", &["--detach"])
     }
 
     /// `ctr task exec`: runs ARGS in it to their end.

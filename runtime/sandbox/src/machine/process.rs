@@ -18,8 +18,8 @@ const IGNORED: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 ///
 /// `files` become descriptors 3, 4, … in order; standard input is `/dev/null`, standard output and
 /// standard error go to `output`; no other descriptor survives. With `netns` it runs in that network
-/// namespace. The kernel kills it when the
-/// calling thread ends; what systemd sends to every process of a service that it stops does not.
+/// namespace. The kernel kills it when the calling thread ends; what systemd sends to every process
+/// of a service that it stops does not.
 ///
 /// # Errors
 /// Fails when the program cannot be executed.

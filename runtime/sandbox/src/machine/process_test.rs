@@ -130,3 +130,13 @@ async fn a_program_that_cannot_run_is_an_error() {
     .unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
 }
+
+#[tokio::test]
+async fn the_end_of_containerds_service_is_not_the_end_of_its_pods() {
+    let output = run(
+        "for s in TERM INT HUP; do kill -$s $$; done; echo alive",
+        &[],
+    )
+    .await;
+    assert_eq!(output, "alive\n");
+}

@@ -17,6 +17,7 @@ use crate::bundle::Bundle;
 use crate::container::Container;
 use crate::error::TaskError;
 use crate::event::TaskEvent;
+use crate::fail_point::Point;
 use crate::group::{Group, Role};
 use crate::hooks::Hooks;
 use crate::options::Options;
@@ -73,6 +74,7 @@ impl Pod {
         match result {
             Ok(pid) => {
                 self.phases.reached(&request.id, "container-created");
+                self.fail_points.pass(Point::CreateBeforeAnswer).await?;
                 Ok(pid)
             }
             Err(error) => {
@@ -106,6 +108,12 @@ impl Pod {
         let spec = bundle
             .spec()
             .map_err(|error| TaskError::Invalid(error.to_string()))?;
+        if let Some(annotations) = spec.annotations() {
+            self.fail_points
+                .arm(annotations, bundle.path())
+                .map_err(|error| TaskError::Invalid(error.to_string()))?;
+        }
+        self.fail_points.pass(Point::CreateBeforeVm).await?;
         let config = configuration(&request.options, &bundle)?;
         let mounts = self.host_mounts.get().cloned();
         let hooks = Hooks::of(&request.id, &bundle, &spec, mounts)
@@ -120,6 +128,7 @@ impl Pod {
             vm?,
             stdio.map_err(|error| TaskError::Precondition(error.to_string()))?,
         );
+        self.fail_points.pass(Point::CreateAfterVm).await?;
         self.set_oom_score(&*vm, &spec)?;
         let container = self
             .create_in(&*vm, request, spec, bundle, hooks, stdio)
@@ -198,13 +207,17 @@ impl Pod {
         let streams = vm::alive(vm, vm.create_container(create))
             .await
             .map_err(|error| TaskError::oci("create", &error))?;
-        if let Err(error) = bundle.write_init_pid(vm.pid()) {
-            // `delete` needs it when this process is gone; without it clients get a wrong pid.
+        let passed = self.fail_points.pass(Point::CreateAfterContainer).await;
+        // `delete` needs it when this process is gone; without it clients get a wrong pid.
+        let recorded = passed.and_then(|()| {
+            bundle.write_init_pid(vm.pid()).map_err(|error| {
+                let bundle = request.bundle.display();
+                TaskError::Internal(format!("cannot write init.pid into {bundle}: {error}"))
+            })
+        });
+        if let Err(error) = recorded {
             undo(vm, &ProcessKey::new(&request.id, "")).await;
-            return Err(TaskError::Internal(format!(
-                "cannot write init.pid into {}: {error}",
-                request.bundle.display()
-            )));
+            return Err(error);
         }
         Ok(streams)
     }

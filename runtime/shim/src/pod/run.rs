@@ -12,6 +12,7 @@ use crate::args::is_identifier;
 use crate::container::Container;
 use crate::error::TaskError;
 use crate::event::TaskEvent;
+use crate::fail_point::Point;
 use crate::process::{Exit, KILLED, NOT_STARTED, Process, ProcessKey, State};
 use crate::stdio::{Stdio, StdioPaths};
 use crate::vm::{self, Vm};
@@ -90,6 +91,7 @@ impl Pod {
         if state != State::Created {
             return Err(process.refused("start", state));
         }
+        self.fail_points.pass(Point::Start).await?;
         let id = process.key.id();
         if let Err(error) = vm::alive(vm, vm.start_process(&id)).await {
             tracing::error!(id = id.container, "start failed: {error}");
@@ -136,6 +138,7 @@ impl Pod {
     }
 
     async fn run_exec(&self, vm: &dyn Vm, process: &Process) -> Result<(), TaskError> {
+        self.fail_points.pass(Point::Exec).await?;
         let stdio = Stdio::open(
             &process.stdio,
             &self.options.namespace,

@@ -8,9 +8,13 @@
 mod exec;
 mod exit_codes;
 mod failures;
+mod faults;
+mod floods;
 mod hooks;
 mod lifecycle;
 mod mounts;
 mod smoke;
+mod soak;
+mod stdio;
 mod streams;
 mod terminals;
