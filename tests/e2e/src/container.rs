@@ -4,6 +4,7 @@ use std::fs;
 
 use crate::ctr::{Ctr, Finished, RUNTIME};
 use crate::faulty::faulty_runtime;
+use crate::process::{children_of, parent_of};
 
 /// A detached container, removed when it goes out of scope.
 #[derive(Debug)]
@@ -147,18 +148,29 @@ impl Container {
             .unwrap_or_else(|_| panic!("the pid of task {} is {pid:?}", self.id))
     }
 
-    /// The virtual machine's process.
+    /// The process of its pod with this name, for example `caisson-vmm`.
     ///
     /// # Panics
-    /// Panics when the shim has not written it down.
+    /// Panics when there is none.
+    #[must_use]
+    #[track_caller]
+    pub fn process(&self, name: &str) -> i32 {
+        let shim = parent_of(self.host_pid());
+        let called = |pid: &i32| {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
+        };
+        let found = children_of(shim).into_iter().find(called);
+        found.unwrap_or_else(|| panic!("the shim of {} has no {name}", self.id))
+    }
+
+    /// The process of its virtual machine.
+    ///
+    /// # Panics
+    /// Panics when there is none.
     #[must_use]
     #[track_caller]
     pub fn vmm_pid(&self) -> i32 {
-        let path = format!("/run/caisson/default/{}/processes", self.id);
-        let record = fs::read_to_string(path).expect("the virtual machine runs");
-        let line = record.lines().find(|line| line.starts_with("vmm "));
-        let pid = line.and_then(|line| line.split(' ').nth(1)?.parse().ok());
-        pid.unwrap_or_else(|| panic!("no VMM in:\n{record}"))
+        self.process("caisson-vmm")
     }
 
     /// A column of this task's line in `ctr task ls`: id, pid, state.

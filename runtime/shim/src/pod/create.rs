@@ -380,17 +380,19 @@ fn network_namespace(spec: &Spec) -> Option<PathBuf> {
         .filter(|path| !path.as_os_str().is_empty())
 }
 
-/// A configuration that lists namespaces and not that of the network means the host's.
+/// Refuses a container that is to use the host's network: one that is kept apart from the host, but
+/// not there. A configuration with nothing but a mount namespace asks for no network in particular.
 fn check_network(spec: &Spec) -> Result<(), TaskError> {
+    use LinuxNamespaceType as Type;
     let linux = spec.linux().as_ref();
-    let Some(namespaces) = linux.and_then(|linux| linux.namespaces().as_ref()) else {
-        return Ok(());
+    let listed = linux.and_then(|linux| linux.namespaces().as_ref());
+    let has = |types: &[Type]| {
+        listed
+            .into_iter()
+            .flatten()
+            .any(|namespace| types.contains(&namespace.typ()))
     };
-    let network = LinuxNamespaceType::Network;
-    if namespaces
-        .iter()
-        .any(|namespace| namespace.typ() == network)
-    {
+    if has(&[Type::Network]) || !has(&[Type::Pid, Type::Ipc, Type::Uts, Type::Cgroup]) {
         return Ok(());
     }
     Err(TaskError::Invalid(

@@ -273,9 +273,11 @@ async fn the_network_namespace_of_the_configuration_becomes_the_pods() {
         ),
         (json!({"type": "network", "path": ""}), None),
         (json!({"type": "network"}), None),
+        // No more than this is in the configurations of containerd's tests of shims.
+        (json!({"type": "mount"}), None),
     ] {
         let bench = Bench::new();
-        let linux = json!({"namespaces": [{"type": "pid"}, namespace]});
+        let linux = json!({"namespaces": [{"type": "mount"}, namespace]});
         bench.create("c1", json!({ "linux": linux })).await.unwrap();
         let launched = bench.vm.launched().unwrap();
         assert_eq!(launched.netns, expected.map(PathBuf::from));

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use caisson_e2e::{BUSYBOX, CleanMachine, Container, Ctr, RUNTIME, parent_of};
-use rustix::process::{Pid, Signal, kill_process};
+use caisson_e2e::{BUSYBOX, CleanMachine, Container, Ctr, RUNTIME, parent_of, signal};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -110,10 +110,6 @@ fn namespace_of(process: &str, kind: &str) -> String {
     link.to_str().unwrap().to_owned()
 }
 
-fn kill(pid: i32) {
-    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
-}
-
 #[test]
 #[ignore = "needs the testbed: cargo verify"]
 fn hooks_run_on_the_host_with_the_pods_process_in_the_pods_network() {
@@ -211,7 +207,7 @@ fn hooks_that_a_killed_shim_owes_are_run_for_it() {
     let hooks = json!({"poststop": [bench.hook("cat >stopped")]});
     let config = bench.config(&hooks, &json!({"type": "network"}));
     let container = Container::configured(&config, "owed");
-    kill(parent_of(container.host_pid()));
+    signal(parent_of(container.host_pid()), Signal::KILL);
     let deleted = container.task("delete", &["--force"]).failure();
     assert!(deleted.contains("not found"), "{deleted}");
     assert_eq!(bench.state("stopped")["status"], "stopped");
@@ -226,7 +222,7 @@ fn the_end_of_the_pods_process_is_the_end_of_its_containers() {
     let container = Container::start(BUSYBOX, "pid-killed", &["sleep", "1000"]);
     let pid = container.host_pid().to_string();
     assert_ne!(namespace_of(&pid, "net"), namespace_of("self", "net"));
-    kill(container.host_pid());
+    signal(container.host_pid(), Signal::KILL);
     let _ = container.exec(&["true"]).finish().failure();
     assert_eq!(container.exit_code_at_delete(), 137);
 }

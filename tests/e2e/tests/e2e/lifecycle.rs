@@ -106,6 +106,7 @@ fn two_containers_run_in_two_virtual_machines() {
     let one = Container::start(BUSYBOX, "one", &["sleep", "1000"]);
     let two = Container::start(BUSYBOX, "two", &["sleep", "1000"]);
     assert_ne!(one.host_pid(), two.host_pid());
+    assert_ne!(one.vmm_pid(), two.vmm_pid());
     let boot_id = |container: &Container| {
         container
             .exec(&["cat", "/proc/sys/kernel/random/boot_id"])
@@ -143,7 +144,7 @@ fn p12_who_ended_with_its_machine_is_not_found_by_a_kill() {
     let _machine = CleanMachine::watch();
     let container = Container::start(BUSYBOX, "crashed", &["sleep", "1000"]);
     let shim = Shim::of("crashed");
-    signal(container.host_pid(), Signal::KILL);
+    signal(container.vmm_pid(), Signal::KILL);
     assert_eq!(shim.wait("").unwrap().exit_status, 137);
     assert_eq!(code(&shim.kill("", 15)), Some(Code::NOT_FOUND));
     let message = container.task("kill", &[]).failure();
