@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use caisson_sandbox::{
-    Config, CreateContainer, ErrorKind, RootMount, SandboxError, SandboxOptions, VmEndKind, VmSize,
+    Config, ContainerLimits, CreateContainer, ErrorKind, RootMount, SandboxError, SandboxOptions,
+    VmEndKind, VmSize,
 };
 use containerd_shim_protos::types::mount::Mount;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
@@ -114,6 +115,7 @@ impl Pod {
             vm?,
             stdio.map_err(|error| TaskError::Precondition(error.to_string()))?,
         );
+        let limits = ContainerLimits::of_spec(&spec);
         let create = CreateContainer {
             id: request.id.clone(),
             bundle: request.bundle.clone(),
@@ -139,7 +141,7 @@ impl Pod {
         }
         let io = stdio.connect(streams, Some(self.timed_output(&request.id)));
         let init = Arc::new(Process::init(key, request.stdio.clone(), pid, io));
-        let container = Arc::new(Container::new(bundle, init));
+        let container = Arc::new(Container::new(bundle, init, limits));
         self.table()
             .insert(request.id.clone(), Slot::Ready(Arc::clone(&container)));
         self.publisher.publish(&TaskEvent::Created {
@@ -150,7 +152,11 @@ impl Pod {
             pid,
         });
         let process = Arc::clone(&container.init);
-        tokio::spawn(Arc::clone(self).watch(vm, container, process));
+        tokio::spawn(Arc::clone(self).watch(Arc::clone(&vm), container, process));
+        if let Err(error) = self.fit_machine(&*vm).await {
+            // Its limits are kept nevertheless; what it lacks is what others use at the same time.
+            tracing::warn!(id = request.id, "{error}");
+        }
         Ok(pid)
     }
 
@@ -193,12 +199,13 @@ impl Pod {
         config: &Config,
     ) -> Result<Arc<dyn Vm>, SandboxError> {
         let size = VmSize::for_spec(spec, config);
+        let most = size.most(config);
         let options = SandboxOptions {
             id: self.options.id.clone(),
             namespace: self.options.namespace.clone(),
             state_dir: self.options.state_dir.clone(),
-            vcpus: size.vcpus,
-            memory_mib: size.memory_mib,
+            size,
+            most,
             netns: network_namespace(spec),
         };
         let vm = self.launcher.launch(config, options).await?;
@@ -207,10 +214,12 @@ impl Pod {
         }
         tracing::info!(
             id = self.options.id,
-            "virtual machine runs: pid {}, {} vCPUs, {} MiB, kernel {}",
+            "virtual machine runs: pid {}, {} of {} vCPUs, {} of {} MiB, kernel {}",
             vm.pid(),
             size.vcpus,
+            most.vcpus,
             size.memory_mib,
+            most.memory_mib,
             vm.guest_kernel()
         );
         let (pod, watched) = (Arc::clone(self), Arc::clone(&vm));
