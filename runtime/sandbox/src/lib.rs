@@ -22,6 +22,8 @@ mod kernel_check;
 mod limits;
 mod machine;
 mod mounts;
+mod netns;
+mod pod_process;
 mod request;
 mod sandbox;
 mod sizing;

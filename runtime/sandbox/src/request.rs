@@ -23,8 +23,8 @@ pub struct SandboxOptions {
     pub size: VmSize,
     /// The most to which it can grow; see [`VmSize::most`].
     pub most: VmSize,
-    /// Network namespace of the pod. The machine has no network interface yet and does not look
-    /// at it.
+    /// Network namespace of the pod on the host, to be joined; without one, a new one is made. The
+    /// machine has no network interface in it yet.
     pub netns: Option<PathBuf>,
 }
 

@@ -8,6 +8,7 @@ use caisson_sandbox::ContainerLimits;
 
 use crate::bundle::Bundle;
 use crate::error::TaskError;
+use crate::hooks::Hooks;
 use crate::process::{Process, ProcessKey, State};
 
 /// A created container.
@@ -20,6 +21,8 @@ pub(crate) struct Container {
     /// Changes of its limits take turns. Held over calls to the guest, and taken by nothing else.
     pub(crate) updating: tokio::sync::Mutex<()>,
     limits: Mutex<ContainerLimits>,
+    /// Programs of the host that are to run at its turning points.
+    pub(crate) hooks: Hooks,
     execs: Mutex<Execs>,
     oom_reported: AtomicBool,
 }
@@ -33,10 +36,16 @@ struct Execs {
 
 impl Container {
     /// A container whose init process was just created.
-    pub(crate) fn new(bundle: Bundle, init: Arc<Process>, limits: ContainerLimits) -> Self {
+    pub(crate) fn new(
+        bundle: Bundle,
+        init: Arc<Process>,
+        hooks: Hooks,
+        limits: ContainerLimits,
+    ) -> Self {
         Self {
             bundle,
             init,
+            hooks,
             updating: tokio::sync::Mutex::new(()),
             limits: Mutex::new(limits),
             execs: Mutex::default(),

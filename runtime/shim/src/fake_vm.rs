@@ -11,6 +11,7 @@ use caisson_sandbox::{
     SandboxError, SandboxOptions, VmEnd, VmEndKind, VmSize,
 };
 use oci_spec::runtime::LinuxResources;
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, watch};
 
@@ -47,12 +48,24 @@ struct Guest {
     done: Vec<String>,
     refuse_create: Option<SandboxError>,
     refuse_start: Option<SandboxError>,
+    refuse_signal: Option<SandboxError>,
     refuse_delete: Option<SandboxError>,
     refuse_change: Option<SandboxError>,
     refuse_growth: Option<SandboxError>,
     launched: Option<SandboxOptions>,
     /// The size of the machine now.
     size: Option<VmSize>,
+    /// What execs do by themselves once they are started.
+    program: Option<Arc<dyn Fn(&ProcessId) -> Program + Send + Sync>>,
+}
+
+/// What a process does without being told.
+#[derive(Clone)]
+pub(crate) struct Program {
+    /// What it writes to standard output.
+    pub(crate) output: Vec<u8>,
+    /// Its exit status.
+    pub(crate) status: u32,
 }
 
 struct GuestProcess {
@@ -123,6 +136,9 @@ impl FakeVm {
     pub(crate) fn refuse_start(&self, kind: ErrorKind, message: &str) {
         self.guest().refuse_start = Some(error(kind, message));
     }
+    pub(crate) fn refuse_signal(&self, kind: ErrorKind, message: &str) {
+        self.guest().refuse_signal = Some(error(kind, message));
+    }
     pub(crate) fn refuse_delete(&self, kind: ErrorKind, message: &str) {
         self.guest().refuse_delete = Some(error(kind, message));
     }
@@ -162,6 +178,44 @@ impl FakeVm {
     pub(crate) fn hold_creates(&self) -> impl Drop + '_ {
         let all = u32::try_from(PERMITS).unwrap();
         self.0.creates.try_acquire_many(all).unwrap()
+    }
+
+    /// Lets execs run `program` from now on. Their end is told before their output comes, and both
+    /// before the guest has answered their start.
+    pub(crate) fn execs_run(
+        &self,
+        program: impl Fn(&ProcessId) -> Program + Send + Sync + 'static,
+    ) {
+        self.guest().program = Some(Arc::new(program));
+    }
+
+    /// Runs the program of a started exec, if there is one.
+    fn run(&self, id: &ProcessId) {
+        let mut guest = self.guest();
+        let Some(program) = guest.program.clone().filter(|_| !id.exec.is_empty()) else {
+            return;
+        };
+        let program = program(id);
+        let Some(process) = guest.processes.get_mut(id) else {
+            return;
+        };
+        let mut streams = std::mem::take(&mut process.streams);
+        process.exit.send_replace(Some(ProcessExit {
+            status: program.status,
+            exited_at: SystemTime::now(),
+            oom_killed: false,
+        }));
+        tokio::spawn(async move {
+            if let Some(stdout) = &mut streams.stdout {
+                // Who does not want its output has closed the stream.
+                let _ = stdout.write_all(&program.output).await;
+            }
+        });
+    }
+
+    /// Forgets the calls so far.
+    pub(crate) fn forget_calls(&self) {
+        self.guest().calls.clear();
     }
 
     /// The calls so far, `name container/exec`.
@@ -246,6 +300,10 @@ impl Vm for FakeVm {
     fn pid(&self) -> u32 {
         PID
     }
+    fn set_oom_score(&self, score: i32) -> Result<(), SandboxError> {
+        self.call(&format!("oom-score {score}"), &key("", ""));
+        Ok(())
+    }
     fn guest_kernel(&self) -> String {
         "6.12-fake".into()
     }
@@ -282,9 +340,13 @@ impl Vm for FakeVm {
     async fn start_process(&self, process: &ProcessId) -> Result<(), SandboxError> {
         self.call("start", process);
         let _held = self.0.starts.acquire().await.unwrap();
-        match self.guest().refuse_start.take() {
+        let refused = self.guest().refuse_start.take();
+        match refused {
             Some(error) => Err(error),
-            None => Ok(()),
+            None => {
+                self.run(process);
+                Ok(())
+            }
         }
     }
     async fn wait_process(&self, process: &ProcessId) -> Result<ProcessExit, SandboxError> {
@@ -307,7 +369,10 @@ impl Vm for FakeVm {
     ) -> Result<(), SandboxError> {
         self.call(&format!("signal {signal} {all}"), process);
         let _held = self.0.signals.acquire().await.unwrap();
-        let guest = self.guest();
+        let mut guest = self.guest();
+        if let Some(error) = guest.refuse_signal.take() {
+            return Err(error);
+        }
         let Some(found) = guest.processes.get(process) else {
             return Err(error(ErrorKind::NotFound, "no such process"));
         };
@@ -375,6 +440,7 @@ impl Vm for FakeVm {
     }
     async fn stop(&self) {
         self.call("stop", &key("", ""));
+        self.guest().processes.clear();
         self.0.end.send_replace(Some(VmEnd {
             kind: VmEndKind::Stopped,
             description: "stopped".into(),

@@ -23,6 +23,9 @@ use crate::process::{Exit, ProcessKey, State};
 use crate::publisher::Publisher;
 use crate::stdio::StdioPaths;
 
+#[path = "pod_test/faults.rs"]
+mod faults;
+
 struct Bench {
     dir: tempfile::TempDir,
     vm: FakeVm,

@@ -1,6 +1,9 @@
 //! A container that keeps running while a test does things to it.
 
+use std::fs;
+
 use crate::ctr::{Ctr, Finished, RUNTIME};
+use crate::faulty::faulty_runtime;
 
 /// A detached container, removed when it goes out of scope.
 #[derive(Debug)]
@@ -26,16 +29,68 @@ impl Container {
     #[must_use]
     #[track_caller]
     pub fn start_with(options: &[&str], image: &str, id: &str, args: &[&str]) -> Self {
-        let container = Self { id: id.to_owned() };
+        let container = Self::named(id);
+        let options = [&["--runtime", RUNTIME], options].concat();
+        let _ = Self::run(&options, image, id, args).finish().ok();
+        container
+    }
+
+    /// Starts a container from the OCI configuration in the file CONFIG and returns once it runs.
+    ///
+    /// # Panics
+    /// Panics when it does not start.
+    #[must_use]
+    #[track_caller]
+    pub fn configured(config: &str, id: &str) -> Self {
+        let container = Self::named(id);
         let words = [
-            &["run", "--detach", "--runtime", RUNTIME],
-            options,
-            &[image, id],
-            args,
-        ]
-        .concat();
+            "run",
+            "--detach",
+            "--runtime",
+            RUNTIME,
+            "--config",
+            config,
+            id,
+        ];
         let _ = Ctr::new(&words).finish().ok();
         container
+    }
+
+    /// Like [`Container::start`], with the debug build of the shim and its fail points armed.
+    ///
+    /// # Panics
+    /// Panics when it does not start.
+    #[must_use]
+    #[track_caller]
+    pub fn start_faulty(fail_points: &str, image: &str, id: &str, args: &[&str]) -> Self {
+        let container = Self::named(id);
+        let _ = Self::run_faulty(fail_points, image, id, args).finish().ok();
+        container
+    }
+
+    /// `ctr run --detach` with the debug build of the shim and its fail points armed.
+    #[must_use]
+    pub fn run_faulty(fail_points: &str, image: &str, id: &str, args: &[&str]) -> Ctr {
+        let annotation = format!("caisson.fail-points={fail_points}");
+        let runtime = faulty_runtime();
+        let options = ["--runtime", &runtime, "--annotation", &annotation];
+        Self::run(&options, image, id, args)
+    }
+
+    fn run(options: &[&str], image: &str, id: &str, args: &[&str]) -> Ctr {
+        Ctr::new(&[&["run", "--detach"], options, &[image, id], args].concat())
+    }
+
+    /// The container of this name, which others start; removed like those that are started here.
+    #[must_use]
+    pub fn named(id: &str) -> Self {
+        Self { id: id.to_owned() }
+    }
+
+    /// `ctr task start --detach`: once more, after its task was deleted.
+    #[must_use]
+    pub fn start_again(&self) -> Finished {
+        self.task("start", &["--detach"])
     }
 
     /// `ctr task exec`: runs ARGS in it to their end.
@@ -90,6 +145,20 @@ impl Container {
         let pid = self.listed(1);
         pid.parse()
             .unwrap_or_else(|_| panic!("the pid of task {} is {pid:?}", self.id))
+    }
+
+    /// The virtual machine's process.
+    ///
+    /// # Panics
+    /// Panics when the shim has not written it down.
+    #[must_use]
+    #[track_caller]
+    pub fn vmm_pid(&self) -> i32 {
+        let path = format!("/run/caisson/default/{}/processes", self.id);
+        let record = fs::read_to_string(path).expect("the virtual machine runs");
+        let line = record.lines().find(|line| line.starts_with("vmm "));
+        let pid = line.and_then(|line| line.split(' ').nth(1)?.parse().ok());
+        pid.unwrap_or_else(|| panic!("no VMM in:\n{record}"))
     }
 
     /// A column of this task's line in `ctr task ls`: id, pid, state.

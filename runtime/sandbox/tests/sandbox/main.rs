@@ -14,6 +14,7 @@ mod changes;
 mod containers;
 mod end;
 mod pod;
+mod pod_process;
 mod start;
 
 use std::future::Future;

@@ -9,6 +9,7 @@ use super::{DRAIN_TIMEOUT, Pod, Slot};
 use crate::container::Container;
 use crate::error::TaskError;
 use crate::event::TaskEvent;
+use crate::fail_point::Point;
 use crate::process::{Exit, Process, ProcessKey, State};
 use crate::vm;
 
@@ -18,7 +19,8 @@ const MAX_SIGNAL: u32 = 64;
 const SIGKILL: u32 = 9;
 
 impl Pod {
-    /// Sends a signal to a process, or with `all` to every process of its container.
+    /// Sends a signal to a process, or with `all` to every process of its container. When the guest
+    /// does not answer to the SIGKILL of a container, its virtual machine is stopped.
     ///
     /// # Errors
     /// [`TaskError::Unknown`]; [`TaskError::Finished`] when it has ended, with or without its
@@ -42,12 +44,21 @@ impl Pod {
             }
             State::Created | State::Running | State::Paused => {}
         }
+        self.fail_points.pass(Point::Kill).await?;
         let vm = self.running_vm(key)?;
         let id = key.id();
         match vm::alive(&*vm, vm.signal(&id, signal, all && key.is_init())).await {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == ErrorKind::NotFound || self.vm_is_gone() => {
                 Err(TaskError::Finished(key.clone()))
+            }
+            // A guest that does not even kill any more holds up the end of the pod for ever.
+            Err(error)
+                if error.kind() == ErrorKind::Unavailable && signal == SIGKILL && key.is_init() =>
+            {
+                tracing::error!("the virtual machine is stopped: {error}");
+                vm.stop().await;
+                Ok(())
             }
             Err(error) => Err(error.into()),
         }
@@ -68,9 +79,15 @@ impl Pod {
         let turn = process.turn.lock().await;
         match process.state() {
             State::Added => {}
-            State::Stopped(_) => self.remove_stopped(&process).await?,
+            State::Stopped(_) => {
+                self.remove_stopped(&process).await?;
+                if key.is_init() {
+                    container.hooks.stopped().await;
+                }
+            }
             state => return Err(process.undeletable(state)),
         }
+        self.fail_points.pass(Point::DeleteAfterGuest).await?;
         let exit = process.set_deleted()?;
         self.forget(&container, &process, exit);
         drop(turn);
@@ -93,6 +110,7 @@ impl Pod {
             tracing::warn!("{} is deleted, its output is cut off", process.key);
         }
         process.cut();
+        self.fail_points.pass(Point::DeleteBeforeGuest).await?;
         let vm = self.running_vm(&process.key)?;
         match vm.delete_process(&process.key.id()).await {
             Ok(()) => Ok(()),
@@ -113,6 +131,10 @@ impl Pod {
         }
         let id = &process.key.container;
         self.table().remove(id);
+        for exec in container.close() {
+            // Nobody finds it any more, but somebody may still wait for it.
+            let _ = exec.set_deleted();
+        }
         self.publisher.publish(&TaskEvent::Deleted {
             id: id.clone(),
             pid: process.pid,
@@ -124,6 +146,10 @@ impl Pod {
     /// Otherwise nothing happens. Returns whether the shim ends.
     pub(crate) async fn shutdown(self: Arc<Self>, now: bool) -> bool {
         if !now && !self.table().is_empty() {
+            return false;
+        }
+        if let Err(error) = self.fail_points.pass(Point::Shutdown).await {
+            tracing::error!("{error}");
             return false;
         }
         if let Some(vm) = self.vm.get() {
