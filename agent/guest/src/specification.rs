@@ -187,6 +187,21 @@ pub fn exec_process(json: &[u8]) -> Result<Process, AgentError> {
     Ok(process)
 }
 
+/// Reads the limits for a container that exists.
+///
+/// # Errors
+/// [`AgentError::InvalidArgument`] for what is not understood.
+pub fn resources(json: &[u8]) -> Result<LinuxResources, AgentError> {
+    if json.len() > MAX_CONFIG {
+        return Err(invalid(format!(
+            "the resources have {} bytes, more than {MAX_CONFIG}",
+            json.len()
+        )));
+    }
+    serde_json::from_slice(json)
+        .map_err(|error| invalid(format!("the resources object is invalid: {error}")))
+}
+
 fn check_process(process: &Process) -> Result<(), AgentError> {
     let args = process.args().as_deref().unwrap_or_default();
     let env = process.env().as_deref().unwrap_or_default();

@@ -1,6 +1,10 @@
 //! Containers, made for real on this machine: what the agent does with the kernel.
 
 mod guest;
+#[path = "containers/pausing.rs"]
+mod pausing;
+#[path = "containers/updating.rs"]
+mod updating;
 
 use std::fs;
 use std::io::{Read, Write};

@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 
 use crate::agent::Agent;
 use crate::config::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
+use crate::growth::Growth;
 use crate::machine::{self, HostFiles, Machine, MachineParts, Phases};
 use crate::mounts::{ContainerDir, StateDir};
 use crate::netns::NetworkNamespace;
@@ -28,6 +29,7 @@ pub struct Sandbox {
     pub(crate) containers: std::sync::Mutex<HashMap<String, Container>>,
     pub(crate) next_stream: AtomicU64,
     pub(crate) started_at: SystemTime,
+    pub(crate) growth: Growth,
     kernel: String,
     phases: Arc<Phases>,
     pod_process: PodProcess,
@@ -123,6 +125,7 @@ impl Sandbox {
             containers: std::sync::Mutex::default(),
             next_stream: AtomicU64::new(1),
             started_at,
+            growth: Growth::new(options.size, options.most),
             kernel: guest_text::line(&hello.kernel),
             phases,
             pod_process,
@@ -220,16 +223,25 @@ fn check(options: &SandboxOptions) -> Result<(), SandboxError> {
     identifier::check("sandbox", &options.id)?;
     identifier::check("namespace", &options.namespace)?;
     let invalid = |message| Err(SandboxError::new(ErrorKind::InvalidArgument, message));
-    if !(1..=MAX_VCPUS).contains(&options.vcpus) {
+    let SandboxOptions { size, most, .. } = options;
+    if !(1..=MAX_VCPUS).contains(&size.vcpus) {
         return invalid(format!(
             "{} vCPUs are not possible, 1 to {MAX_VCPUS} are",
-            options.vcpus
+            size.vcpus
         ));
     }
-    if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&options.memory_mib) {
+    if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&size.memory_mib) {
         return invalid(format!(
             "{} MiB of memory are not possible, {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} are",
-            options.memory_mib
+            size.memory_mib
+        ));
+    }
+    if !(size.vcpus..=MAX_VCPUS).contains(&most.vcpus)
+        || !(size.memory_mib..=MAX_MEMORY_MIB).contains(&most.memory_mib)
+    {
+        return invalid(format!(
+            "a machine of {} vCPUs and {} MiB cannot grow to {} vCPUs and {} MiB",
+            size.vcpus, size.memory_mib, most.vcpus, most.memory_mib
         ));
     }
     if !options.state_dir.is_absolute() {

@@ -2,7 +2,7 @@
 //!
 //! containerd writes it for containers on the host. What names something of the host is replaced
 //! by its place in the guest (root file system, sources of bind mounts), or dropped where the
-//! guest has its own (namespaces to join, AppArmor and SELinux labels, CPU numbers). Of the hooks,
+//! guest has its own (namespaces to join, AppArmor and SELinux labels, numbers of disks). Of the hooks,
 //! only startContainer's are for the guest; the others are programs of the host, for whoever asked
 //! for the container to run there.
 
@@ -203,7 +203,7 @@ fn rewrite_linux(linux: &mut Linux, id: &str) {
         });
     }
     if let Some(resources) = linux.resources_mut() {
-        rewrite_resources(resources, id);
+        resources_for_guest(resources);
     }
 }
 
@@ -213,18 +213,9 @@ fn is_standard(device: &LinuxDevice) -> bool {
         || character && STANDARD_DEVICES.contains(&(device.major(), device.minor()))
 }
 
-/// Limits hold in the guest's cgroups. Numbers of the host's CPUs, memory nodes and block devices
-/// mean nothing there.
-fn rewrite_resources(resources: &mut LinuxResources, id: &str) {
-    if let Some(cpu) = resources.cpu() {
-        if cpu.cpus().is_some() || cpu.mems().is_some() {
-            tracing::warn!("container {id}: CPU and memory node numbers are the host's, dropped");
-        }
-        let mut cpu = cpu.clone();
-        cpu.set_cpus(None);
-        cpu.set_mems(None);
-        resources.set_cpu(Some(cpu));
-    }
+/// Limits hold in the guest's cgroups. The numbers of the host's block devices mean nothing there.
+/// Those of CPUs and memory nodes hold as far as the guest has such: its agent leaves out the rest.
+pub(crate) fn resources_for_guest(resources: &mut LinuxResources) {
     if let Some(block_io) = resources.block_io() {
         let mut block_io = block_io.clone();
         block_io.set_weight_device(None);

@@ -145,7 +145,10 @@ fn what_belongs_to_the_host_is_dropped() {
     assert_eq!(linux["maskedPaths"], json!(["/proc/kcore"]));
     let resources = &linux["resources"];
     assert_eq!(resources["memory"]["limit"], 1_048_576);
-    assert_eq!(resources["cpu"], json!({"quota": 1000, "period": 2000}));
+    assert_eq!(
+        resources["cpu"],
+        json!({"quota": 1000, "period": 2000, "cpus": "7", "mems": "1"})
+    );
     assert_eq!(resources["blockIO"], json!({"weight": 10}));
     assert_eq!(resources["pids"]["limit"], 5);
     assert_eq!(resources["devices"][0]["allow"], false);

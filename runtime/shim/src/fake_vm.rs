@@ -8,8 +8,9 @@ use async_trait::async_trait;
 use caisson_protocol::agent::StatsResponse;
 use caisson_sandbox::{
     Config, CreateContainer, CreateExec, ErrorKind, ProcessExit, ProcessId, ProcessStreams,
-    SandboxError, SandboxOptions, VmEnd, VmEndKind,
+    SandboxError, SandboxOptions, VmEnd, VmEndKind, VmSize,
 };
+use oci_spec::runtime::LinuxResources;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, watch};
@@ -33,17 +34,27 @@ struct Inner {
     starts: Semaphore,
     /// Likewise for delete_process.
     deletes: Semaphore,
+    /// Likewise for what is done to a whole container.
+    changes: Semaphore,
+    /// Likewise for signal and create_container.
+    signals: Semaphore,
+    creates: Semaphore,
 }
 
 #[derive(Default)]
 struct Guest {
     processes: HashMap<ProcessId, GuestProcess>,
     calls: Vec<String>,
+    done: Vec<String>,
     refuse_create: Option<SandboxError>,
     refuse_start: Option<SandboxError>,
     refuse_signal: Option<SandboxError>,
     refuse_delete: Option<SandboxError>,
+    refuse_change: Option<SandboxError>,
+    refuse_growth: Option<SandboxError>,
     launched: Option<SandboxOptions>,
+    /// The size of the machine now.
+    size: Option<VmSize>,
     /// What execs do by themselves once they are started.
     program: Option<Arc<dyn Fn(&ProcessId) -> Program + Send + Sync>>,
 }
@@ -81,6 +92,9 @@ impl FakeVm {
             end: watch::Sender::new(None),
             starts: Semaphore::new(PERMITS),
             deletes: Semaphore::new(PERMITS),
+            changes: Semaphore::new(PERMITS),
+            signals: Semaphore::new(PERMITS),
+            creates: Semaphore::new(PERMITS),
         }))
     }
 
@@ -129,6 +143,13 @@ impl FakeVm {
         self.guest().refuse_delete = Some(error(kind, message));
     }
 
+    pub(crate) fn refuse_change(&self, kind: ErrorKind, message: &str) {
+        self.guest().refuse_change = Some(error(kind, message));
+    }
+    pub(crate) fn refuse_growth(&self, kind: ErrorKind, message: &str) {
+        self.guest().refuse_growth = Some(error(kind, message));
+    }
+
     /// Holds up every start until the returned guard is dropped.
     pub(crate) fn hold_starts(&self) -> impl Drop + '_ {
         let all = u32::try_from(PERMITS).unwrap();
@@ -139,6 +160,24 @@ impl FakeVm {
     pub(crate) fn hold_deletes(&self) -> impl Drop + '_ {
         let all = u32::try_from(PERMITS).unwrap();
         self.0.deletes.try_acquire_many(all).unwrap()
+    }
+
+    /// Holds up every change of a container until the returned guard is dropped.
+    pub(crate) fn hold_changes(&self) -> impl Drop + '_ {
+        let all = u32::try_from(PERMITS).unwrap();
+        self.0.changes.try_acquire_many(all).unwrap()
+    }
+
+    /// Holds up every signal until the returned guard is dropped.
+    pub(crate) fn hold_signals(&self) -> impl Drop + '_ {
+        let all = u32::try_from(PERMITS).unwrap();
+        self.0.signals.try_acquire_many(all).unwrap()
+    }
+
+    /// Holds up every creation until the returned guard is dropped.
+    pub(crate) fn hold_creates(&self) -> impl Drop + '_ {
+        let all = u32::try_from(PERMITS).unwrap();
+        self.0.creates.try_acquire_many(all).unwrap()
     }
 
     /// Lets execs run `program` from now on. Their end is told before their output comes, and both
@@ -184,6 +223,11 @@ impl FakeVm {
         self.guest().calls.clone()
     }
 
+    /// The changes of containers that were carried out.
+    pub(crate) fn done(&self) -> Vec<String> {
+        self.guest().done.clone()
+    }
+
     pub(crate) fn launched(&self) -> Option<SandboxOptions> {
         self.guest().launched.clone()
     }
@@ -195,6 +239,19 @@ impl FakeVm {
     fn call(&self, name: &str, id: &ProcessId) {
         let line = format!("{name} {}/{}", id.container, id.exec);
         self.guest().calls.push(line);
+    }
+
+    async fn changed(&self, name: &str, container: &str) -> Result<(), SandboxError> {
+        self.call(name, &key(container, ""));
+        let _held = self.0.changes.acquire().await.unwrap();
+        let mut guest = self.guest();
+        match guest.refuse_change.take() {
+            Some(error) => Err(error),
+            None => {
+                guest.done.push(format!("{name} {container}/"));
+                Ok(())
+            }
+        }
     }
 
     fn add(&self, id: ProcessId, wanted: [bool; 3]) -> ProcessStreams {
@@ -232,6 +289,7 @@ impl Launcher for FakeLauncher {
         _: &Config,
         options: SandboxOptions,
     ) -> Result<Arc<dyn Vm>, SandboxError> {
+        self.0.guest().size = Some(options.size);
         self.0.guest().launched = Some(options);
         Ok(Arc::new(self.0.clone()))
     }
@@ -252,6 +310,9 @@ impl Vm for FakeVm {
     fn phases(&self) -> Vec<(String, u64)> {
         Vec::new()
     }
+    fn boot_size(&self) -> VmSize {
+        self.guest().launched.as_ref().unwrap().size
+    }
     async fn ended(&self) -> VmEnd {
         let mut end = self.0.end.subscribe();
         let end = end.wait_for(Option::is_some).await.unwrap();
@@ -263,6 +324,7 @@ impl Vm for FakeVm {
     ) -> Result<ProcessStreams, SandboxError> {
         let id = key(&request.id, "");
         self.call("create", &id);
+        let _held = self.0.creates.acquire().await.unwrap();
         if let Some(error) = self.guest().refuse_create.take() {
             return Err(error);
         }
@@ -306,6 +368,7 @@ impl Vm for FakeVm {
         all: bool,
     ) -> Result<(), SandboxError> {
         self.call(&format!("signal {signal} {all}"), process);
+        let _held = self.0.signals.acquire().await.unwrap();
         let mut guest = self.guest();
         if let Some(error) = guest.refuse_signal.take() {
             return Err(error);
@@ -345,8 +408,35 @@ impl Vm for FakeVm {
         self.call(&format!("resize {width}x{height}"), process);
         Ok(())
     }
-    async fn stats(&self, _: &str) -> Result<StatsResponse, SandboxError> {
+    async fn stats(&self, container: &str) -> Result<StatsResponse, SandboxError> {
+        self.changed("stats", container).await?;
         Ok(StatsResponse::new())
+    }
+    async fn pause(&self, container: &str) -> Result<(), SandboxError> {
+        self.changed("pause", container).await
+    }
+    async fn resume(&self, container: &str) -> Result<(), SandboxError> {
+        self.changed("resume", container).await
+    }
+    async fn update(&self, container: &str, resources: LinuxResources) -> Result<(), SandboxError> {
+        let limit = resources.pids().map(|pids| pids.limit());
+        self.changed(&format!("update {limit:?}"), container).await
+    }
+    async fn resize_machine(&self, size: VmSize) -> Result<(), SandboxError> {
+        let mut guest = self.guest();
+        if guest.size == Some(size) {
+            return Ok(());
+        }
+        guest
+            .calls
+            .push(format!("resize machine {} {}", size.vcpus, size.memory_mib));
+        match guest.refuse_growth.take() {
+            Some(error) => Err(error),
+            None => {
+                guest.size = Some(size);
+                Ok(())
+            }
+        }
     }
     async fn stop(&self) {
         self.call("stop", &key("", ""));

@@ -1,5 +1,6 @@
 //! A pod: one virtual machine and the containers in it, as containerd's task service sees them.
 
+mod change;
 mod create;
 mod end;
 mod run;
@@ -9,7 +10,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use caisson_protocol::agent::StatsResponse;
 use caisson_sandbox::VmEnd;
 use tokio::sync::{OnceCell, watch};
 
@@ -55,6 +55,8 @@ pub(crate) struct Pod {
     /// Why the virtual machine is gone, once it is.
     end: watch::Sender<Option<VmEnd>>,
     containers: Mutex<HashMap<String, Slot>>,
+    /// Changes of the machine's size take turns; taken by nothing else.
+    sizing: tokio::sync::Mutex<()>,
     /// Whether a container was ever created or asked for.
     used: watch::Sender<bool>,
     over: watch::Sender<bool>,
@@ -98,6 +100,7 @@ impl Pod {
             oom_score: Mutex::default(),
             end: watch::Sender::new(None),
             containers: Mutex::default(),
+            sizing: tokio::sync::Mutex::default(),
             used: watch::Sender::new(false),
             over: watch::Sender::new(false),
         })
@@ -116,8 +119,13 @@ impl Pod {
     pub(crate) fn state(&self, key: &ProcessKey) -> Result<Snapshot, TaskError> {
         let container = self.container(&key.container)?;
         let process = container.process(&key.exec)?;
+        let state = match (process.state(), container.init.state()) {
+            // A container stands still as a whole.
+            (State::Running, State::Paused) => State::Paused,
+            (state, _) => state,
+        };
         Ok(Snapshot {
-            state: process.state(),
+            state,
             process,
             bundle: container.bundle.path().to_owned(),
         })
@@ -173,23 +181,13 @@ impl Pod {
                 process.set_size(width, height);
                 Ok(())
             }
-            State::Created | State::Running => {
+            State::Created | State::Running | State::Paused => {
                 let vm = self.running_vm(key)?;
                 let id = key.id();
                 Ok(vm::alive(&*vm, vm.resize(&id, width, height)).await?)
             }
             State::Stopped(_) | State::Deleted(_) => Err(TaskError::Finished(key.clone())),
         }
-    }
-
-    /// Resource usage of a container.
-    ///
-    /// # Errors
-    /// [`TaskError::Unknown`] or the sandbox's.
-    pub(crate) async fn stats(&self, container: &str) -> Result<StatsResponse, TaskError> {
-        let key = self.container(container)?.init.key.clone();
-        let vm = self.running_vm(&key)?;
-        Ok(vm::alive(&*vm, vm.stats(container)).await?)
     }
 
     /// Returns when the shim has nothing left to do.

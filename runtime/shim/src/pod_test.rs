@@ -1,5 +1,8 @@
 //! The task service against a fake virtual machine: states, codes, events and their order.
 
+#[path = "pod_test/changing.rs"]
+mod changing;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

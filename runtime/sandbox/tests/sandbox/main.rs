@@ -10,6 +10,7 @@
     clippy::indexing_slicing
 )]
 
+mod changes;
 mod containers;
 mod end;
 mod pod;

@@ -6,7 +6,9 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use caisson_sandbox::{Config, CreateContainer, RootMount, SandboxOptions, enter_mount_namespace};
+use caisson_sandbox::{
+    Config, CreateContainer, RootMount, SandboxOptions, VmSize, enter_mount_namespace,
+};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde_json::json;
@@ -14,6 +16,12 @@ use tempfile::TempDir;
 
 /// The program that plays VMM and file server, by the name it is started with.
 const PLAYER: &str = env!("CARGO_BIN_EXE_fake-vmm");
+
+/// The size of the machine at first.
+pub(crate) const SIZE: VmSize = VmSize {
+    vcpus: 1,
+    memory_mib: 128,
+};
 
 pub(crate) struct Pod {
     directory: TempDir,
@@ -81,8 +89,11 @@ impl Pod {
             id: "pod".into(),
             namespace: "default".into(),
             state_dir: self.state_dir(),
-            vcpus: 1,
-            memory_mib: 128,
+            size: SIZE,
+            most: VmSize {
+                vcpus: 4,
+                memory_mib: 256,
+            },
             netns: None,
         }
     }

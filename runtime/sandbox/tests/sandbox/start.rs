@@ -119,8 +119,8 @@ fn missing_files_are_named_before_anything_is_started() {
         for change in 0..4 {
             let mut options = pod.options();
             match change {
-                0 => options.vcpus = 0,
-                1 => options.memory_mib = 63,
+                0 => options.size.vcpus = 0,
+                1 => options.size.memory_mib = 63,
                 2 => options.id = "../pod".into(),
                 _ => options.state_dir = "relative".into(),
             }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use caisson_sandbox::{
-    Config, CreateContainer, ErrorKind, ProcessStreams, RootMount, SandboxError, SandboxOptions,
-    VmEndKind, VmSize,
+    Config, ContainerLimits, CreateContainer, ErrorKind, ProcessStreams, RootMount, SandboxError,
+    SandboxOptions, VmEndKind, VmSize,
 };
 use containerd_shim_protos::types::mount::Mount;
 use oci_spec::runtime::{LinuxNamespaceType, Process as ProcessSpec, Spec};
@@ -144,7 +144,11 @@ impl Pod {
             stdio: request.stdio.clone(),
             pid,
         });
-        tokio::spawn(Arc::clone(self).watch(vm, container, process));
+        tokio::spawn(Arc::clone(self).watch(Arc::clone(&vm), container, process));
+        if let Err(error) = self.fit_machine(&*vm).await {
+            // Its limits are kept nevertheless; what it lacks is what others use at the same time.
+            tracing::warn!(id = request.id, "{error}");
+        }
         Ok(pid)
     }
 
@@ -160,6 +164,7 @@ impl Pod {
         stdio: Stdio,
     ) -> Result<Arc<Container>, TaskError> {
         let pid = vm.pid();
+        let limits = ContainerLimits::of_spec(&spec);
         let created = async {
             tokio::select! {
                 done = hooks.creating(pid) => {
@@ -177,7 +182,7 @@ impl Pod {
                 let io = stdio.connect(streams, Some(self.timed_output(&request.id)));
                 let key = ProcessKey::new(&request.id, "");
                 let init = Arc::new(Process::init(key, request.stdio.clone(), pid, io));
-                Ok(Arc::new(Container::new(bundle, init, hooks)))
+                Ok(Arc::new(Container::new(bundle, init, hooks, limits)))
             }
             Err(error) => {
                 hooks.stopped().await;
@@ -279,12 +284,13 @@ impl Pod {
         config: &Config,
     ) -> Result<Arc<dyn Vm>, SandboxError> {
         let size = VmSize::for_spec(spec, config);
+        let most = size.most(config);
         let options = SandboxOptions {
             id: self.options.id.clone(),
             namespace: self.options.namespace.clone(),
             state_dir: self.options.state_dir.clone(),
-            vcpus: size.vcpus,
-            memory_mib: size.memory_mib,
+            size,
+            most,
             netns: network_namespace(spec),
         };
         let vm = self.launcher.launch(config, options).await?;
@@ -293,10 +299,12 @@ impl Pod {
         }
         tracing::info!(
             id = self.options.id,
-            "virtual machine runs: pid {}, {} vCPUs, {} MiB, kernel {}",
+            "virtual machine runs: pid {}, {} of {} vCPUs, {} of {} MiB, kernel {}",
             vm.pid(),
             size.vcpus,
+            most.vcpus,
             size.memory_mib,
+            most.memory_mib,
             vm.guest_kernel()
         );
         let (pod, watched) = (Arc::clone(self), Arc::clone(&vm));

@@ -42,7 +42,7 @@ impl Pod {
             State::Stopped(_) | State::Deleted(_) => {
                 return Err(TaskError::Finished(key.clone()));
             }
-            State::Created | State::Running => {}
+            State::Created | State::Running | State::Paused => {}
         }
         self.fail_points.pass(Point::Kill).await?;
         let vm = self.running_vm(key)?;
@@ -67,8 +67,9 @@ impl Pod {
     /// Deletes an ended process, or a container that was created and never started.
     ///
     /// # Errors
-    /// [`TaskError::Unknown`], also for the second time; [`TaskError::Running`]; the sandbox's
-    /// when it could not clean up, and then it can be tried again.
+    /// [`TaskError::Unknown`], also for the second time; [`TaskError::Running`], or
+    /// [`TaskError::State`] when it is paused; the sandbox's when it could not clean up, and then
+    /// it can be tried again.
     pub(crate) async fn delete(self: Arc<Self>, key: ProcessKey) -> Result<(u32, Exit), TaskError> {
         let container = self.container(&key.container)?;
         let process = container.process(&key.exec)?;
@@ -77,8 +78,6 @@ impl Pod {
         }
         let turn = process.turn.lock().await;
         match process.state() {
-            State::Deleted(_) => return Err(TaskError::Unknown(key)),
-            State::Created | State::Running => return Err(TaskError::Running(key)),
             State::Added => {}
             State::Stopped(_) => {
                 self.remove_stopped(&process).await?;
@@ -86,6 +85,7 @@ impl Pod {
                     container.hooks.stopped().await;
                 }
             }
+            state => return Err(process.undeletable(state)),
         }
         self.fail_points.pass(Point::DeleteAfterGuest).await?;
         let exit = process.set_deleted()?;

@@ -40,7 +40,7 @@ impl Pod {
     ///
     /// # Errors
     /// [`TaskError::Unknown`], [`TaskError::Exists`], or [`TaskError::State`] when the container
-    /// has ended.
+    /// is paused or has ended.
     pub(crate) fn exec(&self, request: ExecRequest) -> Result<(), TaskError> {
         let ExecRequest {
             key,
@@ -56,7 +56,11 @@ impl Pod {
         }
         let container = self.container(&key.container)?;
         spec.set_terminal(Some(stdio.terminal));
-        let pid = container.init.pid;
+        let init = &container.init;
+        if init.state() == State::Paused {
+            return Err(init.refused("add an exec to", State::Paused));
+        }
+        let pid = init.pid;
         container.add(Process::exec(key.clone(), stdio, pid, spec))?;
         self.publisher.publish(&TaskEvent::ExecAdded(key));
         Ok(())
@@ -119,9 +123,9 @@ impl Pod {
         if state != State::Added {
             return Err(process.refused("start", state));
         }
-        if !container.is_open() {
-            let state = container.init.state();
-            return Err(container.init.refused("start an exec in", state));
+        let of_init = container.init.state();
+        if !container.is_open() || of_init == State::Paused {
+            return Err(container.init.refused("start an exec in", of_init));
         }
         if let Err(error) = self.run_exec(&**vm, process).await {
             tracing::info!("start of {} failed: {error}", process.key);
