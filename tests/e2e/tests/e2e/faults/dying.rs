@@ -40,9 +40,15 @@ fn p13_a_killed_file_server_ends_every_wait() {
 #[ignore = "needs the testbed: cargo verify"]
 fn p13_a_panic_of_a_running_guest_ends_every_wait() {
     let _machine = CleanMachine::watch();
-    let privileged = ["--privileged", "--privileged-without-host-devices"];
-    let container = Container::start_with(&privileged, BUSYBOX, "p13", &["sleep", "1000"]);
+    let options = [
+        "--privileged",
+        "--privileged-without-host-devices",
+        "--memory-limit",
+        "33554432",
+    ];
+    let container = Container::start_with(&options, BUSYBOX, "p13", &["sleep", "1000"]);
     dies(&container, "p13", || {
+        // tail keeps what it reads until the line ends, and /dev/zero has no line end.
         let script = "echo 2 >/proc/sys/vm/panic_on_oom; tail /dev/zero";
         let ended = container.exec_as("hog", &["sh", "-c", script]).finish();
         assert_eq!(ended.code, 137, "{}", ended.stderr);
@@ -99,7 +105,8 @@ fn p14_a_killed_shim_takes_its_machine_along_and_its_end_is_told_with_the_right_
     pod.into_iter().for_each(end_of);
     let events = events.until_deleted("p14");
     let exit = events.iter().find(|event| event.topic == "/tasks/exit");
-    let exit = exit.unwrap_or_else(|| panic!("no exit: {events:#?}"));
+    assert!(exit.is_some(), "no exit: {events:#?}");
+    let exit = exit.unwrap();
     assert_eq!(exit.number("pid"), u64::from(vmm.unsigned_abs()));
     assert_eq!(exit.number("exit_status"), u64::from(KILLED));
     tidy("p14");
@@ -185,6 +192,6 @@ fn a_pod_whose_guest_stands_still_can_be_removed() {
 /// The file server beside a virtual machine.
 fn file_server_of(vmm: i32) -> i32 {
     let children = children_of(parent_of(vmm));
-    let other = children.into_iter().find(|child| *child != vmm);
-    other.expect("the shim has two children")
+    assert_eq!(children.len(), 2, "{children:?}");
+    children.into_iter().find(|child| *child != vmm).unwrap()
 }
