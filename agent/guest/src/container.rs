@@ -136,6 +136,7 @@ impl Container {
             name: name.clone(),
             terminal,
             own_network: adapted.own_network,
+            start_hooks: adapted.start_hooks,
             finish: adapted.finish,
         });
         let (exit, failure) = launch(tools, &job, claims, &init, terminal).await?;

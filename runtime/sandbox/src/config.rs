@@ -5,6 +5,7 @@
 //! initrd = "/usr/local/share/caisson/initrd.img"
 //! vmm = "/usr/local/libexec/caisson/caisson-vmm"
 //! file_server = "/usr/local/libexec/caisson/caisson-fs"
+//! pod_process = "/usr/local/libexec/caisson/caisson-pod"
 //!
 //! [vm]
 //! vcpus = 1                 # for a pod without a CPU limit, 1 to 32
@@ -47,6 +48,8 @@ pub struct Config {
     pub vmm: PathBuf,
     /// The `caisson-fs` binary.
     pub file_server: PathBuf,
+    /// The `caisson-pod` binary.
+    pub pod_process: PathBuf,
     /// vCPUs of a pod without a CPU limit, 1 to [`MAX_VCPUS`].
     pub vcpus: u8,
     /// Memory in MiB of a pod without a memory limit, [`MIN_MEMORY_MIB`] to [`MAX_MEMORY_MIB`].
@@ -64,6 +67,7 @@ impl Default for Config {
             initrd: "/usr/local/share/caisson/initrd.img".into(),
             vmm: "/usr/local/libexec/caisson/caisson-vmm".into(),
             file_server: "/usr/local/libexec/caisson/caisson-fs".into(),
+            pod_process: "/usr/local/libexec/caisson/caisson-pod".into(),
             vcpus: 1,
             memory_mib: 256,
             kernel_parameters: String::new(),
@@ -110,6 +114,7 @@ struct File {
     initrd: Option<Spanned<PathBuf>>,
     vmm: Option<Spanned<PathBuf>>,
     file_server: Option<Spanned<PathBuf>>,
+    pod_process: Option<Spanned<PathBuf>>,
     vm: Vm,
     debug: Debug,
 }
@@ -166,6 +171,7 @@ impl Config {
             initrd: text.path(parsed.initrd, default.initrd)?,
             vmm: text.path(parsed.vmm, default.vmm)?,
             file_server: text.path(parsed.file_server, default.file_server)?,
+            pod_process: text.path(parsed.pod_process, default.pod_process)?,
             vcpus: text.number(parsed.vm.vcpus, 1, MAX_VCPUS, default.vcpus)?,
             memory_mib: text.number(
                 parsed.vm.memory_mib,

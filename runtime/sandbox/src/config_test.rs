@@ -17,6 +17,7 @@ fn an_empty_file_is_the_defaults() {
 fn every_key_is_taken() {
     let config = parse(
         "kernel = '/k'\ninitrd = '/i'\nvmm = '/v'\nfile_server = '/f'\n\
+         pod_process = '/p'\n\
          [vm]\nvcpus = 4\nmemory_mib = 512\nkernel_parameters = 'a=1 b'\n\
          [debug]\nconsole_dir = '/var/log/caisson'\n",
     )
@@ -28,6 +29,7 @@ fn every_key_is_taken() {
             initrd: "/i".into(),
             vmm: "/v".into(),
             file_server: "/f".into(),
+            pod_process: "/p".into(),
             vcpus: 4,
             memory_mib: 512,
             kernel_parameters: "a=1 b".into(),

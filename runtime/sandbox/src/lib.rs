@@ -20,6 +20,8 @@ mod identifier;
 mod kernel_check;
 mod machine;
 mod mounts;
+mod netns;
+mod pod_process;
 mod request;
 mod sandbox;
 mod sizing;

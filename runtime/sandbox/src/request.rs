@@ -21,8 +21,8 @@ pub struct SandboxOptions {
     pub vcpus: u8,
     /// Memory of the machine in MiB, 64 or more.
     pub memory_mib: u32,
-    /// Network namespace of the pod. The machine has no network interface yet and does not look
-    /// at it.
+    /// Network namespace of the pod on the host, to be joined; without one, a new one is made. The
+    /// machine has no network interface in it yet.
     pub netns: Option<PathBuf>,
 }
 

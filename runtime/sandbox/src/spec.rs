@@ -2,14 +2,15 @@
 //!
 //! containerd writes it for containers on the host. What names something of the host is replaced
 //! by its place in the guest (root file system, sources of bind mounts), or dropped where the
-//! guest has its own (namespaces to join, AppArmor and SELinux labels, CPU numbers). Hooks are
-//! not run.
+//! guest has its own (namespaces to join, AppArmor and SELinux labels, CPU numbers). Of the hooks,
+//! only startContainer's are for the guest; the others are programs of the host, for whoever asked
+//! for the container to run there.
 
 use std::path::{Path, PathBuf};
 
 use caisson_protocol::SHARED_PATH;
 use oci_spec::runtime::{
-    Linux, LinuxDevice, LinuxDeviceType, LinuxResources, Mount, Process, Root, Spec,
+    Hooks, Linux, LinuxDevice, LinuxDeviceType, LinuxResources, Mount, Process, Root, Spec,
 };
 
 use crate::{ErrorKind, SandboxError};
@@ -91,10 +92,8 @@ pub(crate) fn for_guest(
         process.set_terminal(Some(terminal));
         drop_labels(process);
     }
-    if spec.hooks().is_some() {
-        tracing::warn!("container {id}: hooks of config.json are not run");
-        spec.set_hooks(None);
-    }
+    let of_guest = spec.hooks().as_ref().and_then(hooks_of_guest);
+    spec.set_hooks(of_guest);
     if let Some(linux) = spec.linux_mut() {
         rewrite_linux(linux, id);
     }
@@ -131,6 +130,14 @@ fn check_process(process: Option<&Process>) -> Result<(), SandboxError> {
         )));
     }
     Ok(())
+}
+
+/// The hooks that are programs of the image.
+fn hooks_of_guest(hooks: &Hooks) -> Option<Hooks> {
+    let start = hooks.start_container().clone()?;
+    let mut kept = Hooks::default();
+    kept.set_start_container(Some(start));
+    Some(kept)
 }
 
 /// The guest runs no AppArmor and no SELinux; profiles and labels are the host's.

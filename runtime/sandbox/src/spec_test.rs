@@ -94,7 +94,10 @@ fn what_belongs_to_the_host_is_dropped() {
             "apparmorProfile": "docker-default", "selinuxLabel": "a:b:c",
             "oomScoreAdj": 500, "noNewPrivileges": true,
         },
-        "hooks": {"createRuntime": [{"path": "/usr/bin/nvidia-hook"}]},
+        "hooks": {
+            "createRuntime": [{"path": "/usr/bin/nvidia-hook"}],
+            "startContainer": [{"path": "/bin/in-the-image"}],
+        },
         "linux": {
             "namespaces": [
                 {"type": "pid"},
@@ -118,7 +121,10 @@ fn what_belongs_to_the_host_is_dropped() {
     }))
     .unwrap();
     let spec = as_json(&guest);
-    assert_eq!(spec.get("hooks"), None);
+    assert_eq!(
+        spec["hooks"],
+        json!({"startContainer": [{"path": "/bin/in-the-image"}]})
+    );
     let process = &spec["process"];
     assert_eq!(process.get("apparmorProfile"), None);
     assert_eq!(process.get("selinuxLabel"), None);

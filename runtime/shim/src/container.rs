@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::bundle::Bundle;
 use crate::error::TaskError;
+use crate::hooks::Hooks;
 use crate::process::{Process, ProcessKey, State};
 
 /// A created container.
@@ -15,6 +16,8 @@ pub(crate) struct Container {
     pub(crate) bundle: Bundle,
     /// Its init process.
     pub(crate) init: Arc<Process>,
+    /// Programs of the host that are to run at its turning points.
+    pub(crate) hooks: Hooks,
     execs: Mutex<Execs>,
     oom_reported: AtomicBool,
 }
@@ -28,10 +31,11 @@ struct Execs {
 
 impl Container {
     /// A container whose init process was just created.
-    pub(crate) fn new(bundle: Bundle, init: Arc<Process>) -> Self {
+    pub(crate) fn new(bundle: Bundle, init: Arc<Process>, hooks: Hooks) -> Self {
         Self {
             bundle,
             init,
+            hooks,
             execs: Mutex::default(),
             oom_reported: AtomicBool::new(false),
         }

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tracing::Level;
 
 use crate::args::Args;
+use crate::hooks::HostMounts;
 use crate::liveness::Mark;
 use crate::log::FifoLog;
 use crate::phases;
@@ -57,12 +58,12 @@ pub(crate) fn serve(args: &Args) -> anyhow::Result<()> {
         .open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
-    let result = set_up(args).and_then(|mark| {
+    let result = set_up(args).and_then(|(mark, host)| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("cannot set up the shim's event loop")?;
-        let served = runtime.block_on(run(args, socket, &starter));
+        let served = runtime.block_on(run(args, socket, host, &starter));
         // A thread that waits for a FIFO must not hold up the end.
         runtime.shutdown_background();
         drop(mark);
@@ -76,19 +77,20 @@ pub(crate) fn serve(args: &Args) -> anyhow::Result<()> {
 }
 
 /// What has to be done before there is a second thread.
-fn set_up(args: &Args) -> anyhow::Result<Mark> {
+fn set_up(args: &Args) -> anyhow::Result<(Mark, HostMounts)> {
     let bundle = bundle_dir(args)?;
     open_log(&bundle, args.debug);
     // A session of our own: no signal for containerd's terminal or process group is for us.
     rustix::process::setsid().context("cannot start a session")?;
     let mark = Mark::set(&bundle)
         .with_context(|| format!("cannot lock shim.pid in {}", bundle.display()))?;
+    let host = HostMounts::current().context("cannot open the host's mount namespace")?;
     caisson_sandbox::enter_mount_namespace().context(
         "cannot make a mount namespace for the pod: the shim needs root with CAP_SYS_ADMIN",
     )?;
     // The bundle is removed while we still run.
     env::set_current_dir("/")?;
-    Ok(mark)
+    Ok((mark, host))
 }
 
 fn open_log(bundle: &Path, debug: bool) {
@@ -112,7 +114,12 @@ fn open_log(bundle: &Path, debug: bool) {
     }));
 }
 
-async fn run(args: &Args, socket: OwnedFd, starter: &UnixStream) -> anyhow::Result<()> {
+async fn run(
+    args: &Args,
+    socket: OwnedFd,
+    host: HostMounts,
+    starter: &UnixStream,
+) -> anyhow::Result<()> {
     let listener = UnixListener::from(socket);
     let path = listener
         .local_addr()?
@@ -134,6 +141,7 @@ async fn run(args: &Args, socket: OwnedFd, starter: &UnixStream) -> anyhow::Resu
         state_dir: state_dir(&args.namespace, &args.id),
     };
     let pod = Pod::new(options, publisher, Box::new(KvmLauncher));
+    pod.run_hooks_in(host);
     let server = TaskServer::start(listener, services(&pod, path.clone())).await?;
     note_start(&pod);
     let unused = async {

@@ -10,6 +10,7 @@ use caisson_sandbox::{
     Config, CreateContainer, CreateExec, ErrorKind, ProcessExit, ProcessId, ProcessStreams,
     SandboxError, SandboxOptions, VmEnd, VmEndKind,
 };
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, watch};
 
@@ -43,6 +44,17 @@ struct Guest {
     refuse_signal: Option<SandboxError>,
     refuse_delete: Option<SandboxError>,
     launched: Option<SandboxOptions>,
+    /// What execs do by themselves once they are started.
+    program: Option<Arc<dyn Fn(&ProcessId) -> Program + Send + Sync>>,
+}
+
+/// What a process does without being told.
+#[derive(Clone)]
+pub(crate) struct Program {
+    /// What it writes to standard output.
+    pub(crate) output: Vec<u8>,
+    /// Its exit status.
+    pub(crate) status: u32,
 }
 
 struct GuestProcess {
@@ -129,6 +141,44 @@ impl FakeVm {
         self.0.deletes.try_acquire_many(all).unwrap()
     }
 
+    /// Lets execs run `program` from now on. Their end is told before their output comes, and both
+    /// before the guest has answered their start.
+    pub(crate) fn execs_run(
+        &self,
+        program: impl Fn(&ProcessId) -> Program + Send + Sync + 'static,
+    ) {
+        self.guest().program = Some(Arc::new(program));
+    }
+
+    /// Runs the program of a started exec, if there is one.
+    fn run(&self, id: &ProcessId) {
+        let mut guest = self.guest();
+        let Some(program) = guest.program.clone().filter(|_| !id.exec.is_empty()) else {
+            return;
+        };
+        let program = program(id);
+        let Some(process) = guest.processes.get_mut(id) else {
+            return;
+        };
+        let mut streams = std::mem::take(&mut process.streams);
+        process.exit.send_replace(Some(ProcessExit {
+            status: program.status,
+            exited_at: SystemTime::now(),
+            oom_killed: false,
+        }));
+        tokio::spawn(async move {
+            if let Some(stdout) = &mut streams.stdout {
+                // Who does not want its output has closed the stream.
+                let _ = stdout.write_all(&program.output).await;
+            }
+        });
+    }
+
+    /// Forgets the calls so far.
+    pub(crate) fn forget_calls(&self) {
+        self.guest().calls.clear();
+    }
+
     /// The calls so far, `name container/exec`.
     pub(crate) fn calls(&self) -> Vec<String> {
         self.guest().calls.clone()
@@ -192,6 +242,10 @@ impl Vm for FakeVm {
     fn pid(&self) -> u32 {
         PID
     }
+    fn set_oom_score(&self, score: i32) -> Result<(), SandboxError> {
+        self.call(&format!("oom-score {score}"), &key("", ""));
+        Ok(())
+    }
     fn guest_kernel(&self) -> String {
         "6.12-fake".into()
     }
@@ -224,9 +278,13 @@ impl Vm for FakeVm {
     async fn start_process(&self, process: &ProcessId) -> Result<(), SandboxError> {
         self.call("start", process);
         let _held = self.0.starts.acquire().await.unwrap();
-        match self.guest().refuse_start.take() {
+        let refused = self.guest().refuse_start.take();
+        match refused {
             Some(error) => Err(error),
-            None => Ok(()),
+            None => {
+                self.run(process);
+                Ok(())
+            }
         }
     }
     async fn wait_process(&self, process: &ProcessId) -> Result<ProcessExit, SandboxError> {

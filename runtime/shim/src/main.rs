@@ -19,6 +19,7 @@ mod fake_containerd;
 #[cfg(test)]
 mod fake_vm;
 mod group;
+mod hooks;
 mod info;
 mod inherited;
 mod liveness;

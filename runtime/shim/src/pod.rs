@@ -6,7 +6,7 @@ mod run;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use caisson_protocol::agent::StatsResponse;
@@ -16,6 +16,7 @@ use tokio::sync::{OnceCell, watch};
 use crate::container::Container;
 use crate::error::TaskError;
 use crate::fail_point::FailPoints;
+use crate::hooks::HostMounts;
 use crate::phases::Phases;
 use crate::process::{Exit, Process, ProcessKey, State};
 use crate::publisher::Publisher;
@@ -45,8 +46,12 @@ pub(crate) struct Pod {
     publisher: Publisher,
     phases: Arc<Phases>,
     launcher: Box<dyn Launcher>,
+    /// Where hooks run, if not in the mount namespace of this process.
+    host_mounts: OnceLock<HostMounts>,
     fail_points: FailPoints,
     vm: OnceCell<Arc<dyn Vm>>,
+    /// The highest OOM score that a container brought, which is the machine's.
+    oom_score: Mutex<Option<i32>>,
     /// Why the virtual machine is gone, once it is.
     end: watch::Sender<Option<VmEnd>>,
     containers: Mutex<HashMap<String, Slot>>,
@@ -87,13 +92,21 @@ impl Pod {
             publisher,
             phases: Arc::new(phases),
             launcher,
+            host_mounts: OnceLock::new(),
             fail_points: FailPoints::default(),
             vm: OnceCell::new(),
+            oom_score: Mutex::default(),
             end: watch::Sender::new(None),
             containers: Mutex::default(),
             used: watch::Sender::new(false),
             over: watch::Sender::new(false),
         })
+    }
+
+    /// Has the hooks of containers run in the mount namespace `host`.
+    pub(crate) fn run_hooks_in(&self, host: HostMounts) {
+        // The first one holds; there is only one.
+        let _ = self.host_mounts.set(host);
     }
 
     /// The state of a process. Never waits.
@@ -229,6 +242,9 @@ impl Pod {
     }
 }
 
+#[cfg(test)]
+#[path = "pod/hooks_test.rs"]
+mod hooks_tests;
 #[cfg(test)]
 #[path = "pod_test.rs"]
 mod tests;

@@ -224,14 +224,18 @@ impl Process {
         self.change(|state| state.exited(exit)).is_ok()
     }
 
-    /// Records its deletion.
+    /// Records its deletion, after which nobody has anything to wait for.
     ///
     /// # Errors
     /// [`TaskError::Unknown`] for the second time, [`TaskError::Running`] while it is in the
     /// guest.
     pub(crate) fn set_deleted(&self) -> Result<Exit, TaskError> {
         match self.change(State::deleted) {
-            Ok(state) => state.exit().ok_or_else(|| self.refused("delete", state)),
+            Ok(state) => {
+                // An exec that was never started has no output, and nobody who says so.
+                self.set_drained();
+                state.exit().ok_or_else(|| self.refused("delete", state))
+            }
             Err(State::Deleted(_)) => Err(TaskError::Unknown(self.key.clone())),
             Err(_) => Err(TaskError::Running(self.key.clone())),
         }

@@ -323,3 +323,7 @@ impl Task for TaskService {
 #[cfg(test)]
 #[path = "service_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "flood_test.rs"]
+mod flood;

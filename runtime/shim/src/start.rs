@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
+use rustix::io::Errno;
+use rustix::thread::{CoreSchedulingScope, create_core_scheduling_cookie};
 
 use crate::args::Args;
 use crate::bundle::Bundle;
@@ -132,6 +134,9 @@ fn run_daemon(
     // Without it the kernel may prefer containerd to a pod; no reason not to run, and a warning
     // would be taken for a part of the answer.
     let _ = raise_oom_score();
+    if env::var_os("SCHED_CORE").is_some_and(|value| !value.is_empty()) {
+        share_no_core()?;
+    }
     let program = env::current_exe().context("cannot find this program's own file")?;
     let (mut ours, theirs) = UnixStream::pair()?;
     let mut command = Command::new(program);
@@ -160,6 +165,21 @@ fn run_daemon(
         bail!("the shim's daemon ended before it was ready: {status}");
     }
     bail!("{said}")
+}
+
+/// Keeps this process, and with it the daemon and all that it starts, from running on a CPU core at
+/// the same time as anything else (Documentation/admin-guide/hw-vuln/core-scheduling.rst).
+/// containerd asks for it with `SCHED_CORE`.
+fn share_no_core() -> anyhow::Result<()> {
+    let own = rustix::process::getpid();
+    match create_core_scheduling_cookie(own, CoreSchedulingScope::ThreadGroup) {
+        // Cores without sibling threads are not shared.
+        Ok(()) | Err(Errno::NODEV) => Ok(()),
+        Err(error) => Err(error).context(
+            "SCHED_CORE is set, but this kernel cannot keep pods on CPU cores of their own: use \
+             one with CONFIG_SCHED_CORE, or unset it",
+        ),
+    }
 }
 
 /// Makes the kernel prefer the shim to containerd, its parent, when memory runs out.

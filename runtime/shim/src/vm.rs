@@ -31,6 +31,8 @@ pub(crate) trait Launcher: Send + Sync {
 pub(crate) trait Vm: Send + Sync {
     /// See [`Sandbox::pid`].
     fn pid(&self) -> u32;
+    /// See [`Sandbox::set_oom_score`].
+    fn set_oom_score(&self, score: i32) -> Result<(), SandboxError>;
     /// See [`Sandbox::guest_kernel`].
     fn guest_kernel(&self) -> String;
     /// See [`Sandbox::phases`].
@@ -117,6 +119,9 @@ struct KvmVm(Arc<Sandbox>);
 impl Vm for KvmVm {
     fn pid(&self) -> u32 {
         self.0.pid()
+    }
+    fn set_oom_score(&self, score: i32) -> Result<(), SandboxError> {
+        self.0.set_oom_score(score)
     }
     fn guest_kernel(&self) -> String {
         self.0.guest_kernel().to_owned()

@@ -1,5 +1,7 @@
 //! A container that keeps running while a test does things to it.
 
+use std::fs;
+
 use crate::ctr::{Ctr, Finished, RUNTIME};
 use crate::faulty::faulty_runtime;
 
@@ -30,6 +32,27 @@ impl Container {
         let container = Self::named(id);
         let options = [&["--runtime", RUNTIME], options].concat();
         let _ = Self::run(&options, image, id, args).finish().ok();
+        container
+    }
+
+    /// Starts a container from the OCI configuration in the file CONFIG and returns once it runs.
+    ///
+    /// # Panics
+    /// Panics when it does not start.
+    #[must_use]
+    #[track_caller]
+    pub fn configured(config: &str, id: &str) -> Self {
+        let container = Self::named(id);
+        let words = [
+            "run",
+            "--detach",
+            "--runtime",
+            RUNTIME,
+            "--config",
+            config,
+            id,
+        ];
+        let _ = Ctr::new(&words).finish().ok();
         container
     }
 
@@ -122,6 +145,20 @@ impl Container {
         let pid = self.listed(1);
         pid.parse()
             .unwrap_or_else(|_| panic!("the pid of task {} is {pid:?}", self.id))
+    }
+
+    /// The virtual machine's process.
+    ///
+    /// # Panics
+    /// Panics when the shim has not written it down.
+    #[must_use]
+    #[track_caller]
+    pub fn vmm_pid(&self) -> i32 {
+        let path = format!("/run/caisson/default/{}/processes", self.id);
+        let record = fs::read_to_string(path).expect("the virtual machine runs");
+        let line = record.lines().find(|line| line.starts_with("vmm "));
+        let pid = line.and_then(|line| line.split(' ').nth(1)?.parse().ok());
+        pid.unwrap_or_else(|| panic!("no VMM in:\n{record}"))
     }
 
     /// A column of this task's line in `ctr task ls`: id, pid, state.

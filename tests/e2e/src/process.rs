@@ -60,3 +60,57 @@ pub fn end_of(pid: i32) {
         thread::sleep(Duration::from_millis(20));
     }
 }
+
+/// What a process holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// Open descriptors.
+    pub descriptors: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Resident memory in KiB.
+    pub resident_kib: usize,
+}
+
+impl Footprint {
+    /// That of a running process.
+    ///
+    /// # Panics
+    /// Panics when the process does not run.
+    #[must_use]
+    #[track_caller]
+    pub fn of(pid: i32) -> Self {
+        let count = |what: &str| {
+            fs::read_dir(format!("/proc/{pid}/{what}"))
+                .expect("the process runs")
+                .count()
+        };
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+        let resident = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|line| line.split_whitespace().next()?.parse().ok());
+        Self {
+            descriptors: count("fd"),
+            threads: count("task"),
+            resident_kib: resident.expect("a process has memory"),
+        }
+    }
+}
+
+/// The mounts that a process sees: what, where, and with which options.
+///
+/// # Panics
+/// Panics when the process does not run.
+#[must_use]
+#[track_caller]
+pub fn mounts_of(pid: i32) -> Vec<String> {
+    let table = fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("the process runs");
+    let mut mounts: Vec<String> = table
+        .lines()
+        // The first two numbers name the mount and its parent, and are new every time.
+        .filter_map(|line| line.splitn(3, ' ').nth(2).map(str::to_owned))
+        .collect();
+    mounts.sort();
+    mounts
+}

@@ -1,5 +1,7 @@
-//! `caisson-dev`: what the cargo aliases demo, verify, fuzz, testbed and measure run.
+//! `caisson-dev`: what the cargo aliases demo, verify, conformance, fuzz,
+//! testbed and measure run.
 
+mod conformance;
 mod demo;
 mod fuzz;
 mod measure;
@@ -31,6 +33,7 @@ enum Tool {
     Demo,
     /// Run every check there is.
     Verify,
+    Conformance(conformance::ConformanceArguments),
     /// Do to the VMM what no guest and no shim would, for a given time.
     Fuzz(fuzz::FuzzArguments),
     Measure(measure::MeasureArguments),
@@ -51,6 +54,7 @@ fn run(tool: Tool) -> Result<ExitCode> {
     match tool {
         Tool::Demo => demo::run(),
         Tool::Verify => verify::run(&workspace_folder()?),
+        Tool::Conformance(arguments) => conformance::run(&workspace_folder()?, &arguments),
         Tool::Fuzz(arguments) => fuzz::run(&arguments),
         Tool::Measure(arguments) => measure::run(&workspace_folder()?, arguments),
         Tool::Testbed(arguments) => testbed_command::run(arguments),

@@ -15,9 +15,31 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Reads the closing line of Rust's test runner, `None` for any other line.
+    /// Reads a line that counts: the closing one of Rust's test runner, or one of a single test of
+    /// shimtest; `None` for any other line.
     #[must_use]
-    pub fn from_closing_line(line: &str) -> Option<Self> {
+    pub fn from_line(line: &str) -> Option<Self> {
+        Self::from_closing_line(line).or_else(|| Self::from_shimtest(line))
+    }
+
+    /// Reads the line with which Go's test runner ends a test of shimtest. They are the third
+    /// level, below the suite and the profile; their parts are not counted.
+    fn from_shimtest(line: &str) -> Option<Self> {
+        let (outcome, _) = line
+            .strip_prefix("        --- ")?
+            .split_once(": TestShim/")?;
+        let mut tally = Self::default();
+        match outcome {
+            "PASS" => tally.passed = 1,
+            "FAIL" => tally.failed = 1,
+            "SKIP" => tally.skipped = 1,
+            _ => return None,
+        }
+        Some(tally)
+    }
+
+    /// Reads the closing line of Rust's test runner, `None` for any other line.
+    fn from_closing_line(line: &str) -> Option<Self> {
         let counts = line.trim().strip_prefix("test result: ")?;
         let count = |word: &str| {
             let before = counts
@@ -65,6 +87,30 @@ mod tests {
             skipped: 4,
         };
         assert_eq!(Tally::from_closing_line(line), Some(tally));
+    }
+
+    #[test]
+    fn a_test_of_shimtest_is_counted_and_its_parts_and_wholes_are_not() {
+        let of = |line: &str| Tally::from_line(line).unwrap_or_default();
+        let one = |passed, failed, skipped| Tally {
+            passed,
+            failed,
+            skipped,
+        };
+        let pass = "        --- PASS: TestShim/caisson/Lifecycle (1.23s)";
+        assert_eq!(of(pass), one(1, 0, 0));
+        let fail = "        --- FAIL: TestShim/caisson/Events (1.23s)";
+        assert_eq!(of(fail), one(0, 1, 0));
+        let skip = "        --- SKIP: TestShim/caisson/Stress (0.00s)";
+        assert_eq!(of(skip), one(0, 0, 1));
+        for line in [
+            "--- PASS: TestShim (1.23s)",
+            "    --- PASS: TestShim/caisson (1.23s)",
+            "            --- PASS: TestShim/caisson/InitExitCodes/Exit0 (1.23s)",
+            "        --- PASS: something else",
+        ] {
+            assert_eq!(Tally::from_line(line), None, "{line}");
+        }
     }
 
     #[test]

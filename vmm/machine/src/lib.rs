@@ -26,6 +26,8 @@ mod memory;
 mod pci;
 mod rate_limit;
 mod serial;
+#[cfg(test)]
+mod test_kvm;
 mod vcpu;
 mod virtio;
 mod vm;

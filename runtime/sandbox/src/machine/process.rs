@@ -17,15 +17,17 @@ const IGNORED: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 /// Starts `program` without arguments and environment, in a process group of its own.
 ///
 /// `files` become descriptors 3, 4, … in order; standard input is `/dev/null`, standard output and
-/// standard error go to `output`; no other descriptor survives. The kernel kills it when the
-/// calling thread ends; what systemd sends to every process of a service that it stops does not.
+/// standard error go to `output`; no other descriptor survives. With `netns` it runs in that network
+/// namespace. The kernel kills it when the calling thread ends; what systemd sends to every process
+/// of a service that it stops does not.
 ///
 /// # Errors
 /// Fails when the program cannot be executed.
-pub(super) fn spawn(
+pub(crate) fn spawn(
     program: &Path,
     files: &[BorrowedFd<'_>],
     output: &OwnedFd,
+    netns: Option<BorrowedFd<'_>>,
 ) -> io::Result<Child> {
     let count = RawFd::try_from(files.len()).map_err(io::Error::other)?;
     let after_last = FIRST_FD + count;
@@ -35,6 +37,7 @@ pub(super) fn spawn(
         .iter()
         .map(|file| Ok(rustix::io::fcntl_dupfd_cloexec(file, after_last)?))
         .collect::<io::Result<Vec<OwnedFd>>>()?;
+    let netns = netns.map(|netns| netns.try_clone_to_owned()).transpose()?;
     let parent = rustix::process::getpid().as_raw_nonzero().get();
 
     let mut command = Command::new(program);
@@ -47,6 +50,12 @@ pub(super) fn spawn(
         .process_group(0)
         .kill_on_drop(true);
     let in_child = move || {
+        if let Some(netns) = &netns {
+            // SAFETY: setns takes two numbers; the descriptor is open until the exec.
+            if unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
         for (number, source) in (FIRST_FD..).zip(&sources) {
             // SAFETY: dup2 takes two numbers; the source stays open until the exec.
             if unsafe { libc::dup2(source.as_raw_fd(), number) } < 0 {

@@ -1,4 +1,4 @@
-//! Plays `caisson-vmm` with a guest in it, and `caisson-fs`, for the tests of the sandbox.
+//! Plays `caisson-vmm` with a guest in it, `caisson-fs` and `caisson-pod`, for the tests of the sandbox.
 //!
 //! What it is to do wrong stands on the guest's command line as `fake=<fault>`; as a file server,
 //! in its own name.
@@ -31,6 +31,9 @@ fn main() {
     assert_eq!(std::env::vars().count(), 0, "no environment is passed");
     match Path::new(&name).file_name().and_then(|name| name.to_str()) {
         Some("fake-vmm") => vmm(),
+        Some("fake-pod") => loop {
+            std::thread::park();
+        },
         Some(server) => file_server(server),
         None => exit(9),
     }

@@ -13,6 +13,7 @@
 mod containers;
 mod end;
 mod pod;
+mod pod_process;
 mod start;
 
 use std::future::Future;

@@ -42,7 +42,7 @@ pub(crate) fn in_pod(test: impl AsyncFnOnce(&Pod) + Send + 'static) {
 impl Pod {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        for name in ["fake-vmm", "fake-fs", "fake-fs-dies"] {
+        for name in ["fake-vmm", "fake-fs", "fake-fs-dies", "fake-pod"] {
             symlink(PLAYER, directory.path().join(name)).unwrap();
         }
         for name in ["vmlinux", "initrd"] {
@@ -66,6 +66,7 @@ impl Pod {
             initrd: self.program("initrd"),
             vmm: self.program("fake-vmm"),
             file_server: self.program("fake-fs"),
+            pod_process: self.program("fake-pod"),
             kernel_parameters: format!("fake={fault}"),
             ..Config::default()
         }
@@ -134,6 +135,13 @@ impl Pod {
                     .is_ok_and(|cmdline| cmdline.starts_with(own.as_bytes()))
             })
             .collect()
+    }
+
+    /// The process that the sandbox has recorded under this name.
+    pub(crate) fn process(&self, name: &str) -> u32 {
+        let record = fs::read_to_string(self.state_dir().join("processes")).unwrap();
+        let line = record.lines().find(|line| line.starts_with(name));
+        line.unwrap().split(' ').nth(1).unwrap().parse().unwrap()
     }
 
     /// Waits until all processes of this pod have ended.

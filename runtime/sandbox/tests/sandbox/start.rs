@@ -96,12 +96,13 @@ fn a_kernel_that_lacks_an_option_is_told_by_its_name() {
 #[test]
 fn missing_files_are_named_before_anything_is_started() {
     in_pod(async |pod| {
-        for key in ["kernel", "initrd", "vmm", "file_server"] {
+        for key in ["kernel", "initrd", "vmm", "file_server", "pod_process"] {
             let mut config = pod.config("");
             *match key {
                 "kernel" => &mut config.kernel,
                 "initrd" => &mut config.initrd,
                 "vmm" => &mut config.vmm,
+                "pod_process" => &mut config.pod_process,
                 _ => &mut config.file_server,
             } = "/no/such/file".into();
             let error = soon(Sandbox::start(&config, pod.options()))

@@ -1,13 +1,14 @@
 //! Creating a container, and with the first one the virtual machine.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use caisson_sandbox::{
-    Config, CreateContainer, ErrorKind, RootMount, SandboxError, SandboxOptions, VmEndKind, VmSize,
+    Config, CreateContainer, ErrorKind, ProcessStreams, RootMount, SandboxError, SandboxOptions,
+    VmEndKind, VmSize,
 };
 use containerd_shim_protos::types::mount::Mount;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process as ProcessSpec, Spec};
 use tokio::sync::oneshot;
 
 use super::{Pod, Slot};
@@ -18,6 +19,7 @@ use crate::error::TaskError;
 use crate::event::TaskEvent;
 use crate::fail_point::Point;
 use crate::group::{Group, Role};
+use crate::hooks::Hooks;
 use crate::options::Options;
 use crate::process::{Process, ProcessKey};
 use crate::stdio::{Stdio, StdioPaths};
@@ -113,6 +115,10 @@ impl Pod {
         }
         self.fail_points.pass(Point::CreateBeforeVm).await?;
         let config = configuration(&request.options, &bundle)?;
+        let mounts = self.host_mounts.get().cloned();
+        let hooks = Hooks::of(&request.id, &bundle, &spec, mounts)
+            .map_err(|error| TaskError::Invalid(error.to_string()))?;
+        check_network(&spec)?;
         // Both take time and neither needs the other. Neither may be dropped half way.
         let (stdio, vm) = tokio::join!(
             Stdio::open(&request.stdio, &self.options.namespace, &request.id),
@@ -123,6 +129,71 @@ impl Pod {
             stdio.map_err(|error| TaskError::Precondition(error.to_string()))?,
         );
         self.fail_points.pass(Point::CreateAfterVm).await?;
+        self.set_oom_score(&*vm, &spec)?;
+        let container = self
+            .create_in(&*vm, request, spec, bundle, hooks, stdio)
+            .await?;
+        self.table()
+            .insert(request.id.clone(), Slot::Ready(Arc::clone(&container)));
+        let process = Arc::clone(&container.init);
+        let pid = process.pid;
+        self.publisher.publish(&TaskEvent::Created {
+            id: request.id.clone(),
+            bundle: request.bundle.display().to_string(),
+            rootfs: request.rootfs.clone(),
+            stdio: request.stdio.clone(),
+            pid,
+        });
+        tokio::spawn(Arc::clone(self).watch(vm, container, process));
+        Ok(pid)
+    }
+
+    /// Creates the container in a running machine, with its hooks before: what they change in the
+    /// places that are mounted into the container is there when it is made.
+    async fn create_in(
+        &self,
+        vm: &dyn Vm,
+        request: &CreateRequest,
+        spec: Spec,
+        bundle: Bundle,
+        hooks: Hooks,
+        stdio: Stdio,
+    ) -> Result<Arc<Container>, TaskError> {
+        let pid = vm.pid();
+        let created = async {
+            tokio::select! {
+                done = hooks.creating(pid) => {
+                    done.map_err(|error| {
+                        TaskError::Precondition(format!("OCI runtime create failed: {error}"))
+                    })?;
+                }
+                end = vm.ended() => return Err(vm::gone(&end).into()),
+            }
+            self.create_in_guest(vm, request, spec, &bundle, &stdio)
+                .await
+        };
+        match created.await {
+            Ok(streams) => {
+                let io = stdio.connect(streams, Some(self.timed_output(&request.id)));
+                let key = ProcessKey::new(&request.id, "");
+                let init = Arc::new(Process::init(key, request.stdio.clone(), pid, io));
+                Ok(Arc::new(Container::new(bundle, init, hooks)))
+            }
+            Err(error) => {
+                hooks.stopped().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn create_in_guest(
+        &self,
+        vm: &dyn Vm,
+        request: &CreateRequest,
+        spec: Spec,
+        bundle: &Bundle,
+        stdio: &Stdio,
+    ) -> Result<ProcessStreams, TaskError> {
         let create = CreateContainer {
             id: request.id.clone(),
             bundle: request.bundle.clone(),
@@ -133,38 +204,40 @@ impl Pod {
             stdout: stdio.has_stdout(),
             stderr: stdio.has_stderr(),
         };
-        let streams = vm::alive(&*vm, vm.create_container(create))
+        let streams = vm::alive(vm, vm.create_container(create))
             .await
             .map_err(|error| TaskError::oci("create", &error))?;
-        let key = ProcessKey::new(&request.id, "");
-        let pid = vm.pid();
         let passed = self.fail_points.pass(Point::CreateAfterContainer).await;
         // `delete` needs it when this process is gone; without it clients get a wrong pid.
         let recorded = passed.and_then(|()| {
-            bundle.write_init_pid(pid).map_err(|error| {
+            bundle.write_init_pid(vm.pid()).map_err(|error| {
                 let bundle = request.bundle.display();
                 TaskError::Internal(format!("cannot write init.pid into {bundle}: {error}"))
             })
         });
         if let Err(error) = recorded {
-            undo(&*vm, &key).await;
+            undo(vm, &ProcessKey::new(&request.id, "")).await;
             return Err(error);
         }
-        let io = stdio.connect(streams, Some(self.timed_output(&request.id)));
-        let init = Arc::new(Process::init(key, request.stdio.clone(), pid, io));
-        let container = Arc::new(Container::new(bundle, init));
-        self.table()
-            .insert(request.id.clone(), Slot::Ready(Arc::clone(&container)));
-        self.publisher.publish(&TaskEvent::Created {
-            id: request.id.clone(),
-            bundle: request.bundle.display().to_string(),
-            rootfs: request.rootfs.clone(),
-            stdio: request.stdio.clone(),
-            pid,
-        });
-        let process = Arc::clone(&container.init);
-        tokio::spawn(Arc::clone(self).watch(vm, container, process));
-        Ok(pid)
+        Ok(streams)
+    }
+
+    /// Gives the machine the highest OOM score of its containers: in a Kubernetes pod the first
+    /// one, which only holds the pod, is always protected, and says nothing about the others.
+    fn set_oom_score(&self, vm: &dyn Vm, spec: &Spec) -> Result<(), TaskError> {
+        let process = spec.process().as_ref();
+        let Some(score) = process.and_then(ProcessSpec::oom_score_adj) else {
+            return Ok(());
+        };
+        let mut highest = self
+            .oom_score
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if highest.is_none_or(|highest| score > highest) {
+            vm.set_oom_score(score)?;
+            *highest = Some(score);
+        }
+        Ok(())
     }
 
     /// The pod's virtual machine, started for its owner's container if there is none.
@@ -296,6 +369,7 @@ fn root_mount(mount: &Mount) -> RootMount {
     }
 }
 
+/// The network namespace of the configuration, if it names one that exists.
 fn network_namespace(spec: &Spec) -> Option<PathBuf> {
     let namespaces = spec.linux().as_ref()?.namespaces().as_ref()?;
     namespaces
@@ -303,4 +377,25 @@ fn network_namespace(spec: &Spec) -> Option<PathBuf> {
         .find(|namespace| namespace.typ() == LinuxNamespaceType::Network)?
         .path()
         .clone()
+        .filter(|path| !path.as_os_str().is_empty())
+}
+
+/// A configuration that lists namespaces and not that of the network means the host's.
+fn check_network(spec: &Spec) -> Result<(), TaskError> {
+    let linux = spec.linux().as_ref();
+    let Some(namespaces) = linux.and_then(|linux| linux.namespaces().as_ref()) else {
+        return Ok(());
+    };
+    let network = LinuxNamespaceType::Network;
+    if namespaces
+        .iter()
+        .any(|namespace| namespace.typ() == network)
+    {
+        return Ok(());
+    }
+    Err(TaskError::Invalid(
+        "the container is to use the host's network (config.json has no network namespace), which \
+         a virtual machine cannot: run it without host network"
+            .to_owned(),
+    ))
 }

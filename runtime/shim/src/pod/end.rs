@@ -80,7 +80,12 @@ impl Pod {
             State::Deleted(_) => return Err(TaskError::Unknown(key)),
             State::Created | State::Running => return Err(TaskError::Running(key)),
             State::Added => {}
-            State::Stopped(_) => self.remove_stopped(&process).await?,
+            State::Stopped(_) => {
+                self.remove_stopped(&process).await?;
+                if key.is_init() {
+                    container.hooks.stopped().await;
+                }
+            }
         }
         self.fail_points.pass(Point::DeleteAfterGuest).await?;
         let exit = process.set_deleted()?;
@@ -126,6 +131,10 @@ impl Pod {
         }
         let id = &process.key.container;
         self.table().remove(id);
+        for exec in container.close() {
+            // Nobody finds it any more, but somebody may still wait for it.
+            let _ = exec.set_deleted();
+        }
         self.publisher.publish(&TaskEvent::Deleted {
             id: id.clone(),
             pid: process.pid,

@@ -72,10 +72,13 @@ impl Pod {
         let process = container.process(&key.exec)?;
         // The end of the process is recorded after this turn: its events come in order even when
         // it ends before the guest has answered.
-        let _turn = process.turn.lock().await;
+        let turn = process.turn.lock().await;
         let vm = self.running_vm(&key)?;
         if key.is_init() {
             self.start_init(&*vm, &process).await?;
+            // The process may end while its hooks run.
+            drop(turn);
+            container.hooks.started(process.pid).await;
         } else {
             self.start_exec(&vm, &container, &process).await?;
             tokio::spawn(Arc::clone(&self).watch(vm, container, Arc::clone(&process)));

@@ -13,7 +13,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use caisson_e2e::{BUSYBOX, Container, Ctr, RUNTIME, children_of, parent_of};
+use caisson_e2e::{BUSYBOX, Container, Ctr, RUNTIME, Shim, children_of, parent_of, signal};
+use rustix::process::Signal;
+
+/// Calls that are timed of each kind while the guest stands still.
+const CALLS: usize = 1000;
+/// What State and Pids may take at the 99th percentile then: containerd asks every pod for them
+/// when it comes back, and its liveness probes do not wait for a guest.
+const AIM: Duration = Duration::from_millis(2);
 
 const RUNC: &str = "io.containerd.runc.v2";
 
@@ -28,6 +35,7 @@ fn main() {
     phases();
     exec(rounds, &container);
     memory(&container);
+    frozen(&container);
 }
 
 /// `ctr run --rm … true`, the contenders taking turns.
@@ -115,6 +123,49 @@ fn table(times: &mut BTreeMap<&str, Vec<Duration>>) {
             "caisson takes {:.2} times runc's mean",
             ms(*caisson) / ms(*runc)
         );
+    }
+}
+
+/// State and Pids over the shim's socket, while the guest runs and while it stands still.
+fn frozen(container: &Container) {
+    let shim = Shim::of("measured");
+    let vmm = container.host_pid();
+    println!("\nState and Pids over the shim's socket, {CALLS} calls each, in ms");
+    println!(
+        "{:<24} {:>10} {:>10} {:>10} {:>10}",
+        "", "median", "99 %", "max", "aim (99 %)"
+    );
+    let times = |call: &dyn Fn()| {
+        let mut times: Vec<Duration> = (0..CALLS)
+            .map(|_| {
+                let begun = Instant::now();
+                call();
+                begun.elapsed()
+            })
+            .collect();
+        times.sort();
+        [CALLS / 2, CALLS * 99 / 100, CALLS - 1]
+            .map(|index| times.get(index).copied().unwrap_or_default())
+    };
+    for (guest, before) in [("running", Signal::CONT), ("frozen", Signal::STOP)] {
+        signal(vmm, before);
+        let calls: [(&str, &dyn Fn()); 2] = [
+            ("State", &|| {
+                let _ = shim.state("").expect("State is answered");
+            }),
+            ("Pids", &|| {
+                let _ = shim.pids().expect("Pids is answered");
+            }),
+        ];
+        for (name, call) in calls {
+            let [median, most, max] = times(call).map(ms);
+            println!(
+                "{:<24} {median:>10.2} {most:>10.2} {max:>10.2} {:>10.2}",
+                format!("{name}, guest {guest}"),
+                ms(AIM)
+            );
+        }
+        signal(vmm, Signal::CONT);
     }
 }
 

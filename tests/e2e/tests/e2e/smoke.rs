@@ -1,5 +1,7 @@
 //! The least that must work with every version of containerd.
 
+mod pods;
+
 use caisson_e2e::{BUSYBOX, CleanMachine, Container, Ctr, DEBIAN};
 
 #[test]

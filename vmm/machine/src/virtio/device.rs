@@ -134,6 +134,20 @@ pub(crate) struct Counters {
     pub(crate) dropped: u64,
 }
 
+impl Counters {
+    /// These and the requests that `queues` completed since their activation.
+    pub(crate) fn with_requests_of<'a>(
+        self,
+        queues: impl IntoIterator<Item = &'a DeviceQueue>,
+    ) -> Self {
+        let completed = queues.into_iter().map(DeviceQueue::requests);
+        Self {
+            requests: completed.fold(self.requests, u64::saturating_add),
+            ..self
+        }
+    }
+}
+
 /// Where a stopped queue stood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct QueuePosition {
