@@ -129,7 +129,7 @@ fn table(times: &mut BTreeMap<&str, Vec<Duration>>) {
 /// State and Pids over the shim's socket, while the guest runs and while it stands still.
 fn frozen(container: &Container) {
     let shim = Shim::of("measured");
-    let vmm = container.host_pid();
+    let vmm = container.vmm_pid();
     println!("\nState and Pids over the shim's socket, {CALLS} calls each, in ms");
     println!(
         "{:<24} {:>10} {:>10} {:>10} {:>10}",
@@ -179,18 +179,19 @@ fn phases() {
 
 /// Memory of the idle container's processes on the host.
 fn memory(container: &Container) {
-    let vmm = container.host_pid();
+    let vmm = container.vmm_pid();
     let shim = parent_of(vmm);
     println!("\nmemory of one idle container, proportional set size");
     println!("{:<28} {:>10}", "", "KiB");
-    let (guest, own) = pss(vmm);
+    let (mut guest, own) = pss(vmm);
     println!("{:<28} {own:>10}", "caisson-vmm without guest");
     println!("{:<28} {:>10}", "shim", pss(shim).1);
     for child in children_of(shim).into_iter().filter(|child| *child != vmm) {
         let (shared, own) = pss(child);
+        guest += shared;
         println!("{:<28} {own:>10}", comm(child));
-        println!("{:<28} {:>10}", "guest memory", guest + shared);
     }
+    println!("{:<28} {guest:>10}", "guest memory");
 }
 
 /// Proportional set size in KiB of a process: guest memory, everything else.

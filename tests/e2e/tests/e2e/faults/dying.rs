@@ -1,5 +1,6 @@
 //! Processes of a pod that die: the virtual machine, the file server, the guest's kernel, the shim.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::thread;
@@ -23,7 +24,7 @@ const KILLED: u32 = 137;
 fn p13_a_killed_virtual_machine_ends_every_wait() {
     let _machine = CleanMachine::watch();
     let container = Container::start(BUSYBOX, "p13", &["sleep", "1000"]);
-    let vmm = container.host_pid();
+    let vmm = container.vmm_pid();
     dies(&container, "p13", || signal(vmm, Signal::KILL));
 }
 
@@ -32,7 +33,7 @@ fn p13_a_killed_virtual_machine_ends_every_wait() {
 fn p13_a_killed_file_server_ends_every_wait() {
     let _machine = CleanMachine::watch();
     let container = Container::start(BUSYBOX, "p13", &["sleep", "1000"]);
-    let server = file_server_of(container.host_pid());
+    let server = file_server_of(&container);
     dies(&container, "p13", || signal(server, Signal::KILL));
 }
 
@@ -98,16 +99,17 @@ fn dies(container: &Container, id: &str, death: impl FnOnce()) {
 fn p14_a_killed_shim_takes_its_machine_along_and_its_end_is_told_with_the_right_pid() {
     let _machine = CleanMachine::watch();
     let container = Container::start(BUSYBOX, "p14", &["sleep", "1000"]);
-    let vmm = container.host_pid();
-    let pod = [vmm, file_server_of(vmm)];
+    let pid = container.host_pid();
+    let shim = parent_of(pid);
+    let pod = children_of(shim);
     let events = Events::watch();
-    signal(parent_of(vmm), Signal::KILL);
+    signal(shim, Signal::KILL);
     pod.into_iter().for_each(end_of);
     let events = events.until_deleted("p14");
     let exit = events.iter().find(|event| event.topic == "/tasks/exit");
     assert!(exit.is_some(), "no exit: {events:#?}");
     let exit = exit.unwrap();
-    assert_eq!(exit.number("pid"), u64::from(vmm.unsigned_abs()));
+    assert_eq!(exit.number("pid"), u64::from(pid.unsigned_abs()));
     assert_eq!(exit.number("exit_status"), u64::from(KILLED));
     tidy("p14");
 }
@@ -117,8 +119,9 @@ fn p14_a_killed_shim_takes_its_machine_along_and_its_end_is_told_with_the_right_
 fn p14_delete_prints_the_pid_of_a_task_whose_shim_is_gone_and_can_be_repeated() {
     let _machine = CleanMachine::watch();
     let container = Container::start(BUSYBOX, "p14", &["sleep", "1000"]);
-    let vmm = container.host_pid();
-    let pod = [vmm, file_server_of(vmm), parent_of(vmm)];
+    let pid = container.host_pid();
+    let shim = parent_of(pid);
+    let pod = children_of(shim);
     let mut containerd = Containerd::running();
     containerd.kill();
     // First while everything lives, as for a shim that does not answer.
@@ -127,12 +130,12 @@ fn p14_delete_prints_the_pid_of_a_task_whose_shim_is_gone_and_can_be_repeated() 
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{what}: {said}");
         let answer = DeleteResponse::parse_from_bytes(&output.stdout).unwrap();
-        assert_eq!(answer.pid, vmm.unsigned_abs(), "{what}: {said}");
+        assert_eq!(answer.pid, pid.unsigned_abs(), "{what}: {said}");
         assert_eq!(answer.exit_status, KILLED, "{what}");
         // Only the answer is on standard output.
         assert_eq!(answer.write_to_bytes().unwrap(), output.stdout, "{what}");
     }
-    pod.into_iter().for_each(end_of);
+    pod.into_iter().chain([shim]).for_each(end_of);
     assert!(!Path::new("/run/caisson").exists());
     containerd.start();
     tidy("p14");
@@ -158,16 +161,16 @@ fn delete(id: &str) -> Output {
 fn p05_a_frozen_guest_does_not_hold_up_what_containerd_asks_after_a_restart() {
     let _machine = CleanMachine::watch();
     let container = Container::start(BUSYBOX, "p05", &["sleep", "1000"]);
-    let vmm = container.host_pid();
+    let (vmm, pid) = (container.vmm_pid(), container.host_pid().unsigned_abs());
     let shim = Shim::of("p05");
     shim.exec("stuck", &["true"]).unwrap();
     signal(vmm, Signal::STOP);
     thread::scope(|scope| {
         let waits_for_the_guest = scope.spawn(|| shim.start("stuck"));
         for _ in 0..100 {
-            assert_eq!(shim.connect().unwrap().task_pid, vmm.unsigned_abs());
-            assert_eq!(shim.pids().unwrap().processes[0].pid, vmm.unsigned_abs());
-            assert_eq!(shim.state("").unwrap().pid, vmm.unsigned_abs());
+            assert_eq!(shim.connect().unwrap().task_pid, pid);
+            assert_eq!(shim.pids().unwrap().processes.first().unwrap().pid, pid);
+            assert_eq!(shim.state("").unwrap().pid, pid);
         }
         assert!(!waits_for_the_guest.is_finished());
         let mut containerd = Containerd::running();
@@ -185,13 +188,16 @@ fn p05_a_frozen_guest_does_not_hold_up_what_containerd_asks_after_a_restart() {
 fn a_pod_whose_guest_stands_still_can_be_removed() {
     let _machine = CleanMachine::watch();
     let container = Container::start(BUSYBOX, "frozen", &["sleep", "1000"]);
-    signal(container.host_pid(), Signal::STOP);
+    signal(container.vmm_pid(), Signal::STOP);
     let _ = container.task("delete", &["--force"]).ok();
 }
 
-/// The file server beside a virtual machine.
-fn file_server_of(vmm: i32) -> i32 {
-    let children = children_of(parent_of(vmm));
-    assert_eq!(children.len(), 2, "{children:?}");
-    children.into_iter().find(|child| *child != vmm).unwrap()
+/// The file server of a container's pod.
+fn file_server_of(container: &Container) -> i32 {
+    let children = children_of(parent_of(container.host_pid()));
+    let is_server = |pid: &i32| {
+        let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
+        comm.is_ok_and(|comm| comm.trim() == "caisson-fs")
+    };
+    children.into_iter().find(is_server).unwrap()
 }

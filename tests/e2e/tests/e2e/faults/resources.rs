@@ -137,8 +137,8 @@ fn a_shim_without_descriptors_refuses_what_needs_one_and_its_pod_lives() {
 fn a_service_that_is_stopped_with_all_its_processes_leaves_the_pods_alone() {
     let _machine = CleanMachine::watch();
     let container = Container::start(BUSYBOX, "lives", &["sleep", "1000"]);
-    let vmm = container.host_pid();
-    let shim = parent_of(vmm);
+    let pid = container.host_pid();
+    let shim = parent_of(pid);
     let mut containerd = Containerd::running();
     for process in children_of(shim).into_iter().chain([shim]) {
         signal(process, Signal::TERM);
@@ -147,7 +147,7 @@ fn a_service_that_is_stopped_with_all_its_processes_leaves_the_pods_alone() {
     containerd.stop();
     containerd.start();
     assert_eq!(container.state(), "RUNNING");
-    assert_eq!(container.host_pid(), vmm);
+    assert_eq!(container.host_pid(), pid);
     assert_eq!(
         container.exec(&["echo", "alive"]).finish().ok().text(),
         "alive"

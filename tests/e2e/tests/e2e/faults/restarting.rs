@@ -148,7 +148,7 @@ fn p04_an_end_while_containerd_is_down_is_kept_for_it() {
     const SOCKET: &str = "/run/containerd/containerd.sock.ttrpc";
     let _machine = CleanMachine::watch();
     let container = Container::start(BUSYBOX, "p04", &["sleep", "1000"]);
-    let vmm = container.host_pid();
+    let pid = container.host_pid();
     let shim = Shim::of("p04");
     let mut containerd = Containerd::running();
     containerd.kill();
@@ -169,7 +169,7 @@ fn p04_an_end_while_containerd_is_down_is_kept_for_it() {
     assert_eq!(event.topic, "/tasks/exit");
     let exit = TaskExit::parse_from_bytes(&event.event.value).unwrap();
     assert_eq!((exit.id.as_str(), exit.exit_status), ("p04", 137));
-    assert_eq!(exit.pid, vmm.unsigned_abs());
+    assert_eq!(exit.pid, pid.unsigned_abs());
     server.shutdown();
 
     containerd.start();
