@@ -183,16 +183,15 @@ fn memory(container: &Container) {
     let shim = parent_of(vmm);
     println!("\nmemory of one idle container, proportional set size");
     println!("{:<28} {:>10}", "", "KiB");
-    let (guest, own) = pss(vmm);
+    let (mut guest, own) = pss(vmm);
     println!("{:<28} {own:>10}", "caisson-vmm without guest");
     println!("{:<28} {:>10}", "shim", pss(shim).1);
-    let mut memory = guest;
     for child in children_of(shim).into_iter().filter(|child| *child != vmm) {
         let (shared, own) = pss(child);
+        guest += shared;
         println!("{:<28} {own:>10}", comm(child));
-        memory += shared;
     }
-    println!("{:<28} {memory:>10}", "guest memory");
+    println!("{:<28} {guest:>10}", "guest memory");
 }
 
 /// Proportional set size in KiB of a process: guest memory, everything else.

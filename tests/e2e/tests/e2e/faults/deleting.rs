@@ -83,9 +83,12 @@ fn all_at_once(shim: &Shim, exec: &str, status: u32) {
             .map(|delete| delete.join().unwrap())
             .collect()
     });
-    let deleted: Vec<_> = results.iter().flatten().collect();
-    assert_eq!(deleted.len(), 1, "{results:?}");
-    assert_eq!(deleted[0].exit_status, status);
+    let deleted: Vec<_> = results
+        .iter()
+        .flatten()
+        .map(|deleted| deleted.exit_status)
+        .collect();
+    assert_eq!(deleted, [status], "{results:?}");
     let not_found = |result: &&_| code(result) == Some(Code::NOT_FOUND);
     assert_eq!(
         results.iter().filter(not_found).count(),

@@ -40,9 +40,15 @@ fn p13_a_killed_file_server_ends_every_wait() {
 #[ignore = "needs the testbed: cargo verify"]
 fn p13_a_panic_of_a_running_guest_ends_every_wait() {
     let _machine = CleanMachine::watch();
-    let privileged = ["--privileged", "--privileged-without-host-devices"];
-    let container = Container::start_with(&privileged, BUSYBOX, "p13", &["sleep", "1000"]);
+    let options = [
+        "--privileged",
+        "--privileged-without-host-devices",
+        "--memory-limit",
+        "33554432",
+    ];
+    let container = Container::start_with(&options, BUSYBOX, "p13", &["sleep", "1000"]);
     dies(&container, "p13", || {
+        // tail keeps what it reads until the line ends, and /dev/zero has no line end.
         let script = "echo 2 >/proc/sys/vm/panic_on_oom; tail /dev/zero";
         let ended = container.exec_as("hog", &["sh", "-c", script]).finish();
         assert_eq!(ended.code, 137, "{}", ended.stderr);
@@ -100,7 +106,8 @@ fn p14_a_killed_shim_takes_its_machine_along_and_its_end_is_told_with_the_right_
     pod.into_iter().for_each(end_of);
     let events = events.until_deleted("p14");
     let exit = events.iter().find(|event| event.topic == "/tasks/exit");
-    let exit = exit.unwrap_or_else(|| panic!("no exit: {events:#?}"));
+    assert!(exit.is_some(), "no exit: {events:#?}");
+    let exit = exit.unwrap();
     assert_eq!(exit.number("pid"), u64::from(pid.unsigned_abs()));
     assert_eq!(exit.number("exit_status"), u64::from(KILLED));
     tidy("p14");
@@ -113,7 +120,7 @@ fn p14_delete_prints_the_pid_of_a_task_whose_shim_is_gone_and_can_be_repeated() 
     let container = Container::start(BUSYBOX, "p14", &["sleep", "1000"]);
     let pid = container.host_pid();
     let shim = parent_of(pid);
-    let pod = children_of(shim).into_iter().chain([shim]);
+    let pod = children_of(shim);
     let mut containerd = Containerd::running();
     containerd.kill();
     // First while everything lives, as for a shim that does not answer.
@@ -127,7 +134,7 @@ fn p14_delete_prints_the_pid_of_a_task_whose_shim_is_gone_and_can_be_repeated() 
         // Only the answer is on standard output.
         assert_eq!(answer.write_to_bytes().unwrap(), output.stdout, "{what}");
     }
-    pod.for_each(end_of);
+    pod.into_iter().chain([shim]).for_each(end_of);
     assert!(!Path::new("/run/caisson").exists());
     containerd.start();
     tidy("p14");
@@ -161,7 +168,7 @@ fn p05_a_frozen_guest_does_not_hold_up_what_containerd_asks_after_a_restart() {
         let waits_for_the_guest = scope.spawn(|| shim.start("stuck"));
         for _ in 0..100 {
             assert_eq!(shim.connect().unwrap().task_pid, pid);
-            assert_eq!(shim.pids().unwrap().processes[0].pid, pid);
+            assert_eq!(shim.pids().unwrap().processes.first().unwrap().pid, pid);
             assert_eq!(shim.state("").unwrap().pid, pid);
         }
         assert!(!waits_for_the_guest.is_finished());

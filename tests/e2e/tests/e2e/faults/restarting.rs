@@ -27,33 +27,41 @@ const STALLS: [u64; 2] = [500, 15_000];
 /// How long something may take that follows a restart.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-#[test]
-#[ignore = "needs the testbed: cargo verify"]
-fn p03_containerd_killed_while_a_task_is_made_finds_nothing_left_of_it() {
-    for point in [
-        "shim-before-listen",
-        "shim-after-listen",
-        "create-before-vm",
-        "create-after-vm",
-        "create-after-container",
-        "create-before-answer",
-    ] {
-        for stall in STALLS {
-            println!("{point}, {stall} ms");
-            let _machine = CleanMachine::watch();
-            let mut containerd = Containerd::running();
-            let points = format!("{point}=delay({stall})");
-            let run = Container::run_faulty(&points, BUSYBOX, "p03", &["sleep", "1000"]);
-            thread::scope(|scope| {
-                let run = scope.spawn(|| run.finish());
-                wait_for_fail_point("p03", point);
-                containerd.kill();
-                let _ = run.join().unwrap().failure();
-            });
-            containerd.start();
-            tidy("p03");
+/// One test for each place, so that one that fails does not hide the others.
+macro_rules! containerd_killed_while_a_task_is_made {
+    ($($test:ident: $point:literal,)*) => {$(
+        #[test]
+        #[ignore = "needs the testbed: cargo verify"]
+        fn $test() {
+            STALLS.into_iter().for_each(|stall| killed_while_made($point, stall));
         }
-    }
+    )*};
+}
+
+containerd_killed_while_a_task_is_made! {
+    p03_containerd_killed_before_the_shim_listens_finds_nothing_left: "shim-before-listen",
+    p03_containerd_killed_when_the_shim_listens_finds_nothing_left: "shim-after-listen",
+    p03_containerd_killed_before_there_is_a_machine_finds_nothing_left: "create-before-vm",
+    p03_containerd_killed_when_there_is_a_machine_finds_nothing_left: "create-after-vm",
+    p03_containerd_killed_when_there_is_a_container_finds_nothing_left: "create-after-container",
+    p03_containerd_killed_before_the_answer_finds_nothing_left: "create-before-answer",
+}
+
+fn killed_while_made(point: &str, stall: u64) {
+    println!("{point}, {stall} ms");
+    let _machine = CleanMachine::watch();
+    let _left = Container::named(point);
+    let mut containerd = Containerd::running();
+    let points = format!("{point}=delay({stall})");
+    let run = Container::run_faulty(&points, BUSYBOX, point, &["sleep", "1000"]);
+    thread::scope(|scope| {
+        let run = scope.spawn(|| run.finish());
+        wait_for_fail_point(point, point);
+        containerd.kill();
+        let _ = run.join().unwrap().failure();
+    });
+    containerd.start();
+    tidy(point);
 }
 
 #[test]
@@ -65,21 +73,21 @@ fn p03_containerd_killed_in_any_call_of_a_tasks_life_finds_it_as_it_is() {
     {
         println!("{last}, {stall} ms");
         let _machine = CleanMachine::watch();
+        let container = Container::named(last);
         let mut containerd = Containerd::running();
         let points = ["start", "exec", "kill", last]
             .map(|point| format!("{point}=delay({stall})"))
             .join(",");
-        let run = Container::run_faulty(&points, BUSYBOX, "p03", &["sleep", "1000"]);
+        let run = Container::run_faulty(&points, BUSYBOX, last, &["sleep", "1000"]);
         let mut killed_in = |point: &str, call: Box<dyn FnOnce() + Send + '_>| {
             thread::scope(|scope| {
                 let call = scope.spawn(call);
-                wait_for_fail_point("p03", point);
+                wait_for_fail_point(last, point);
                 containerd.kill();
                 call.join().unwrap();
             });
             containerd.start();
         };
-        let container = Container::named("p03");
         killed_in("start", Box::new(|| drop(run.finish().failure())));
         becomes(&container, "RUNNING");
         let exec = container.exec(&["true"]);
@@ -90,13 +98,12 @@ fn p03_containerd_killed_in_any_call_of_a_tasks_life_finds_it_as_it_is() {
             Box::new(|| drop(container.task("kill", &["--signal", "9"]).failure())),
         );
         becomes(&container, "STOPPED");
-        assert_eq!(Shim::of("p03").wait("").unwrap().exit_status, 137);
+        assert_eq!(Shim::of(last).wait("").unwrap().exit_status, 137);
         killed_in(
             last,
             Box::new(|| drop(container.task("delete", &[]).failure())),
         );
-        drop(container);
-        tidy("p03");
+        tidy(last);
     }
 }
 
@@ -106,19 +113,18 @@ fn p03_containerd_killed_while_the_shim_shuts_down_finds_nothing_left_of_it() {
     for stall in STALLS {
         println!("{stall} ms");
         let _machine = CleanMachine::watch();
-        let mut containerd = Containerd::running();
         let points = format!("shutdown=delay({stall})");
-        let container = Container::start_faulty(&points, BUSYBOX, "p03", &["true"]);
+        let container = Container::start_faulty(&points, BUSYBOX, "shutdown", &["true"]);
+        let mut containerd = Containerd::running();
         becomes(&container, "STOPPED");
         thread::scope(|scope| {
             let delete = scope.spawn(|| container.task("delete", &[]));
-            wait_for_fail_point("p03", "shutdown");
+            wait_for_fail_point("shutdown", "shutdown");
             containerd.kill();
             let _ = delete.join().unwrap();
         });
         containerd.start();
-        drop(container);
-        tidy("p03");
+        tidy("shutdown");
     }
 }
 
