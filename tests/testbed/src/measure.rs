@@ -58,8 +58,8 @@ pub(crate) fn run(workspace: &Path, arguments: MeasureArguments) -> Result<ExitC
         &arguments.rounds.to_string(),
     ]);
     if arguments.vmm {
-        testbed.arg(arguments.only.as_deref().unwrap_or("all"));
-        testbed.arg(arguments.rows.as_deref().unwrap_or_default());
+        testbed.arg(arguments.only.unwrap_or_else(|| "all".to_owned()));
+        testbed.arg(arguments.rows.unwrap_or_default());
         testbed.arg(match arguments.icount {
             true => "instructions",
             false => "time",
