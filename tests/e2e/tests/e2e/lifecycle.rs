@@ -1,5 +1,7 @@
 //! Signals, listings, statistics and resource limits.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use caisson_e2e::{BUSYBOX, CleanMachine, Container};
 
 #[test]
@@ -115,4 +117,26 @@ fn two_containers_run_in_two_virtual_machines() {
     drop(one);
     assert_eq!(two.state(), "RUNNING");
     assert_eq!(two.exec(&["echo", "alive"]).finish().ok().text(), "alive");
+}
+
+#[test]
+#[ignore = "needs the testbed: cargo verify"]
+fn the_clock_in_a_container_is_the_hosts() {
+    let _machine = CleanMachine::watch();
+    let container = Container::start(BUSYBOX, "clock", &["sleep", "1000"]);
+    let now = || {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs()
+    };
+    let before = now();
+    let inside = container.exec(&["date", "+%s"]).finish().ok().text();
+    let after = now();
+    // The guest took its time from the host before it ran; a second is lost in rounding.
+    let inside: u64 = inside.parse().unwrap();
+    assert!(
+        (before.saturating_sub(1)..=after + 1).contains(&inside),
+        "{inside} is not between {before} and {after}"
+    );
 }
