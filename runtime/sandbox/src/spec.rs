@@ -30,6 +30,10 @@ const STANDARD_DEVICES: &[(i64, i64)] = &[
     (10, 229), // fuse
 ];
 
+/// The type of mount by which containerd's nerdbox hands a socket of the host to a virtual machine.
+/// The guest's kernel would call it an unknown file system.
+const HOST_SOCKET: &str = "uds";
+
 /// A bind mount of the configuration, to be prepared on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BindMount {
@@ -60,7 +64,8 @@ pub(crate) struct GuestSpec {
 /// Rewrites `spec` for container `id`, whose bundle is at `bundle`.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidArgument`] for a configuration without a root, a process or a program.
+/// [`ErrorKind::InvalidArgument`] for a configuration without a root, a process or a program;
+/// [`ErrorKind::Unimplemented`] for a socket of the host.
 pub(crate) fn for_guest(
     mut spec: Spec,
     id: &str,
@@ -154,6 +159,16 @@ fn bind_mount(mount: &Mount, bundle: &Path) -> Result<Option<BindMount>, Sandbox
             .iter()
             .any(|option| names.contains(&option.as_str()))
     };
+    if mount.typ().as_deref() == Some(HOST_SOCKET) {
+        return Err(SandboxError::new(
+            ErrorKind::Unimplemented,
+            format!(
+                "the mount at {} is of type {HOST_SOCKET:?}: a unix socket of the host cannot be \
+                 reached from inside a virtual machine",
+                mount.destination().display()
+            ),
+        ));
+    }
     let is_bind = mount.typ().as_deref() == Some("bind") || has(&["bind", "rbind"]);
     if !is_bind {
         return Ok(None);

@@ -87,6 +87,18 @@ fn sources_of_bind_mounts_are_replaced_and_the_rest_is_left_alone() {
 }
 
 #[test]
+fn a_socket_of_the_host_is_refused_by_its_mount_type() {
+    let mount = json!({"destination": "/run/app.sock", "type": "uds", "source": "/run/app.sock"});
+    let error = rewritten(&json!({ "mounts": [mount] })).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unimplemented);
+    let text = error.to_string();
+    assert!(
+        text.contains("/run/app.sock") && text.contains("unix socket of the host"),
+        "{text}"
+    );
+}
+
+#[test]
 fn what_belongs_to_the_host_is_dropped() {
     let guest = rewritten(&json!({
         "process": {

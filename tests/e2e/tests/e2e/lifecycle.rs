@@ -1,5 +1,7 @@
 //! Signals, listings, statistics and resource limits.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use caisson_e2e::{BUSYBOX, CleanMachine, Container, Shim, code, signal};
 use rustix::process::Signal;
 use ttrpc::Code;
@@ -150,4 +152,26 @@ fn p12_who_ended_with_its_machine_is_not_found_by_a_kill() {
     let message = container.task("kill", &[]).failure();
     assert!(message.contains("not found"), "{message}");
     assert_eq!(container.exit_code_at_delete(), 137);
+}
+
+#[test]
+#[ignore = "needs the testbed: cargo verify"]
+fn the_clock_in_a_container_is_the_hosts() {
+    let _machine = CleanMachine::watch();
+    let container = Container::start(BUSYBOX, "clock", &["sleep", "1000"]);
+    let now = || {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs()
+    };
+    let before = now();
+    let inside = container.exec(&["date", "+%s"]).finish().ok().text();
+    let after = now();
+    // The guest took its time from the host before it ran; a second is lost in rounding.
+    let inside: u64 = inside.parse().unwrap();
+    assert!(
+        (before.saturating_sub(1)..=after + 1).contains(&inside),
+        "{inside} is not between {before} and {after}"
+    );
 }
