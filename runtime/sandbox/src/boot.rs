@@ -27,9 +27,9 @@ const GUEST_CID: u32 = 3;
 
 /// Tells the kernel what it need not probe for. `panic=-1` and `reboot=t`: a panic ends the
 /// machine at once, by a triple fault, which needs no device. `pci=conf1`: the configuration ports
-/// are there, without ACPI to say so. `noreplace-smp`, `8250.nr_uarts=1`: no time for CPUs and
+/// are there, without ACPI to say so; `noearly`: no bus is searched for faulty chipsets. `noreplace-smp`, `8250.nr_uarts=1`: no time for CPUs and
 /// serial ports that do not exist. `random.trust_cpu=on`: RDRAND seeds the pool.
-const PARAMETERS: &str = "console=ttyS0 panic=-1 reboot=t pci=conf1 noreplace-smp \
+const PARAMETERS: &str = "console=ttyS0 panic=-1 reboot=t pci=conf1,noearly noreplace-smp \
                           random.trust_cpu=on 8250.nr_uarts=1";
 /// Nothing but a panic is worth an exit to the VMM for each character.
 const QUIET: &str = "quiet loglevel=1";

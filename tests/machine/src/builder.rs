@@ -31,7 +31,7 @@ const ROOT_TAG: &str = "root";
 pub const GUEST_CID: u32 = 3;
 
 /// What the shim gives to a guest. It says why.
-pub const PARAMETERS: &str = "console=ttyS0 panic=-1 reboot=t pci=conf1 noreplace-smp \
+pub const PARAMETERS: &str = "console=ttyS0 panic=-1 reboot=t pci=conf1,noearly noreplace-smp \
                           random.trust_cpu=on 8250.nr_uarts=1 quiet loglevel=1";
 
 /// A device with its files, for [`Builder::device`] or [`TestMachine::plug`].

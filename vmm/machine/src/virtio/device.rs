@@ -209,6 +209,20 @@ impl DeviceKind {
         }
     }
 
+    /// Whether all queues have one interrupt. Setting one up takes the guest some twenty exits, so
+    /// only those have more whose queues may be served by different vCPUs.
+    pub(crate) fn shares_interrupt(self) -> bool {
+        match self {
+            Self::Net | Self::Block => false,
+            Self::Console
+            | Self::Rng
+            | Self::Balloon
+            | Self::Memory
+            | Self::Vsock
+            | Self::FileSystem => true,
+        }
+    }
+
     /// PCI class code: base class, subclass, programming interface.
     pub(crate) fn pci_class(self) -> [u8; 3] {
         match self {
