@@ -114,12 +114,12 @@ impl ContainerLimits {
         let cpu = resources.cpu().as_ref();
         let memory = resources.memory().as_ref();
         Self {
-            quota: cpu.and_then(|cpu| cpu.quota()).filter(|quota| *quota != 0),
+            quota: cpu.and_then(oci_spec::runtime::LinuxCpu::quota).filter(|quota| *quota != 0),
             period: cpu
-                .and_then(|cpu| cpu.period())
+                .and_then(oci_spec::runtime::LinuxCpu::period)
                 .filter(|period| *period != 0),
             memory: memory
-                .and_then(|memory| memory.limit())
+                .and_then(oci_spec::runtime::LinuxMemory::limit)
                 .filter(|limit| *limit != 0),
         }
     }
