@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources, Spec};
 
 use crate::Config;
 use crate::config::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
@@ -114,12 +114,10 @@ impl ContainerLimits {
         let cpu = resources.cpu().as_ref();
         let memory = resources.memory().as_ref();
         Self {
-            quota: cpu.and_then(oci_spec::runtime::LinuxCpu::quota).filter(|quota| *quota != 0),
-            period: cpu
-                .and_then(oci_spec::runtime::LinuxCpu::period)
-                .filter(|period| *period != 0),
+            quota: cpu.and_then(LinuxCpu::quota).filter(|quota| *quota != 0),
+            period: cpu.and_then(LinuxCpu::period).filter(|period| *period != 0),
             memory: memory
-                .and_then(oci_spec::runtime::LinuxMemory::limit)
+                .and_then(LinuxMemory::limit)
                 .filter(|limit| *limit != 0),
         }
     }

@@ -56,8 +56,11 @@ struct Guest {
     /// The size of the machine now.
     size: Option<VmSize>,
     /// What execs do by themselves once they are started.
-    program: Option<Arc<dyn Fn(&ProcessId) -> Program + Send + Sync>>,
+    program: Option<Arc<Behaviour>>,
 }
+
+/// Decides what an exec does.
+type Behaviour = dyn Fn(&ProcessId) -> Program + Send + Sync;
 
 /// What a process does without being told.
 #[derive(Clone)]

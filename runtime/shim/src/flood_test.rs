@@ -138,7 +138,7 @@ impl Flood {
     async fn told(&mut self, execs: usize) -> HashMap<String, (Vec<String>, u32)> {
         let mut told: HashMap<String, (Vec<String>, u32)> = HashMap::new();
         for _ in 0..3 * execs {
-            let (exec, status, topic) = read(self.containerd.next().await);
+            let (exec, status, topic) = read(&self.containerd.next().await);
             let entry = told.entry(exec).or_default();
             entry.0.push(topic);
             entry.1 = entry.1.max(status);
@@ -164,7 +164,7 @@ async fn connect(path: &Path) -> TaskClient {
 }
 
 /// The exec, the exit status and the topic of an event.
-fn read(envelope: Envelope) -> (String, u32, String) {
+fn read(envelope: &Envelope) -> (String, u32, String) {
     let value = &envelope.event.value;
     let topic = envelope.topic.strip_prefix("/tasks/").unwrap().to_owned();
     match topic.as_str() {

@@ -1,4 +1,8 @@
 //! Containers that stand still.
+#![allow(
+    clippy::unwrap_used,
+    reason = "this is test code, which the settings for tests do not see outside of test functions"
+)]
 
 use std::fs;
 

@@ -69,8 +69,11 @@ impl Bench {
             "ociVersion": "1.1.0",
             "annotations": {"io.containerd.runc.v2.group": "c1"},
         });
-        for (key, value) in patch.as_object().unwrap() {
-            config[key] = value.clone();
+        let Value::Object(patch) = patch else {
+            panic!("{patch} is no object");
+        };
+        for (key, value) in patch {
+            config[key] = value;
         }
         let bundle = self.bundle(id);
         fs::create_dir_all(&bundle).unwrap();

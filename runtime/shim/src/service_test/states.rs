@@ -9,8 +9,11 @@ use crate::process::ProcessKey;
 
 const TABLES: &str = include_str!("../../../../docs/task-states.md");
 
-/// The rows of the table below a heading: the call, then what it answers in each state.
-fn table(heading: &str) -> Vec<(&'static str, Vec<(&'static str, &'static str)>)> {
+/// A call, and what it answers in each state.
+type Row = (&'static str, Vec<(&'static str, &'static str)>);
+
+/// The rows of the table below a heading.
+fn table(heading: &str) -> Vec<Row> {
     let cells = |line: &'static str| line.trim_matches('|').split('|').map(str::trim);
     let section = TABLES.split("\n## ").find(|part| part.starts_with(heading));
     let mut lines = section

@@ -31,7 +31,8 @@ fn limit(container: &Container, file: &str) -> String {
 fn cpu_time(container: &Container) -> u64 {
     let text = container.task("metrics", &["--format", "json"]).ok().text();
     let metrics: Value = serde_json::from_str(&text).unwrap();
-    metrics["cpu"]["usage_usec"].as_u64().unwrap()
+    let usage = metrics.pointer("/cpu/usage_usec");
+    usage.and_then(Value::as_u64).unwrap()
 }
 
 #[test]
