@@ -16,6 +16,9 @@ use crate::{Options, replace_file};
 /// below away from build scripts, which cannot be linked statically.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// The workspace's profile for what runs in the guest.
+const PROFILE: &str = "guest";
+
 /// Folders on which the agent mounts file systems.
 const MOUNT_POINTS: &[&str] = &["dev", "proc", "run", "sys", "tmp"];
 
@@ -73,7 +76,8 @@ fn build_agent(options: &Options) -> anyhow::Result<Vec<u8>> {
         .arg(&cargo)
         .args([
             "build",
-            "--release",
+            "--profile",
+            PROFILE,
             "--locked",
             "--package",
             "caisson-agent",
@@ -91,7 +95,7 @@ fn build_agent(options: &Options) -> anyhow::Result<Vec<u8>> {
         &options.cache.join("agent.log"),
         None,
     )?;
-    let path = target_dir.join(TARGET).join("release/caisson-agent");
+    let path = target_dir.join(TARGET).join(PROFILE).join("caisson-agent");
     let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     ensure!(
         is_static(&bytes),

@@ -8,8 +8,10 @@ pub mod stats;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::io::Errno;
+use tokio::time::timeout;
 
 use crate::descriptor::Descriptor;
 use crate::error::{AgentError, Doing};
@@ -20,6 +22,10 @@ pub const ROOT: &str = "/sys/fs/cgroup";
 /// The parent of all containers' groups, relative to [`ROOT`]. Identifiers below it cannot collide
 /// with the kernel's own directories, and one file shows what all containers of the pod use.
 pub const PARENT: &str = "containers";
+
+/// How long processes may take to stand still. One that is in the kernel must leave it first, which
+/// is soon unless it waits for a device or a file system; runc gives them as long.
+const FREEZING: Duration = Duration::from_secs(10);
 
 /// Makes the parent of all containers' groups and gives it every controller there is.
 ///
@@ -141,17 +147,73 @@ impl Cgroup {
             .doing("kill the processes of a cgroup")
     }
 
+    /// Stops every process of the group, between two instructions, and answers when all stand
+    /// still. Undoes it when they do not.
+    ///
+    /// # Errors
+    /// [`AgentError::FailedPrecondition`] when the last process ends first;
+    /// [`AgentError::Internal`] when one cannot be stopped, or the group is gone.
+    pub async fn freeze(&self) -> Result<(), AgentError> {
+        self.write("cgroup.freeze", "1").doing("freeze a cgroup")?;
+        let frozen = timeout(FREEZING, self.frozen()).await.unwrap_or_else(|_| {
+            Err(AgentError::Internal(format!(
+                "a process waits for a device or a file system and could not be stopped within \
+                 {} s",
+                FREEZING.as_secs()
+            )))
+        });
+        if frozen.is_err() {
+            // The first error is the one to tell.
+            let _ = self.thaw();
+        }
+        frozen
+    }
+
+    async fn frozen(&self) -> Result<(), AgentError> {
+        let frozen = self
+            .until(|events| {
+                let value = |key| stats::flat_value(events, key);
+                // An empty group counts as frozen.
+                match (value("populated"), value("frozen")) {
+                    (Some(1), Some(1)) => Some(true),
+                    (Some(1), _) => None,
+                    _ => Some(false),
+                }
+            })
+            .await?;
+        if frozen {
+            return Ok(());
+        }
+        Err(AgentError::FailedPrecondition(
+            "the container ended before it could be paused".to_owned(),
+        ))
+    }
+
+    /// Lets the processes of a frozen group go on.
+    ///
+    /// # Errors
+    /// [`AgentError::Internal`] when the group is gone.
+    pub fn thaw(&self) -> Result<(), AgentError> {
+        self.write("cgroup.freeze", "0").doing("thaw a cgroup")
+    }
+
     /// Answers when no process is left. Zombies count as long as nobody collects them.
     ///
     /// # Errors
     /// [`AgentError::Internal`] when the group is gone.
     pub async fn emptied(&self) -> Result<(), AgentError> {
+        self.until(|events| (stats::flat_value(events, "populated") != Some(1)).then_some(()))
+            .await
+    }
+
+    /// Watches `cgroup.events` until `decide` has an answer.
+    async fn until<T>(&self, decide: impl Fn(&str) -> Option<T>) -> Result<T, AgentError> {
         let file = fs::File::open(self.path.join("cgroup.events")).doing("watch a cgroup")?;
         let watch = Descriptor::watch_changes(file.into()).doing("watch a cgroup")?;
         loop {
             let events = self.read("cgroup.events").unwrap_or_default();
-            if stats::flat_value(&events, "populated") != Some(1) {
-                return Ok(());
+            if let Some(answer) = decide(&events) {
+                return Ok(answer);
             }
             watch.changed().await.doing("watch a cgroup")?;
         }

@@ -67,8 +67,16 @@ pub struct Container {
     exec_defaults: ExecDefaults,
     execs: Mutex<HashMap<String, Exec>>,
     /// Read by launches of execs, written by the end of init: what is launched is either killed
-    /// with the rest or never launched.
-    gate: RwLock<()>,
+    /// with the rest or never launched. Written by pause and resume as well: a launch that is under
+    /// way would stand still half-made, and the end of init wait for it.
+    gate: RwLock<Activity>,
+}
+
+/// Whether the processes of a container run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Activity {
+    Running,
+    Frozen,
 }
 
 impl Container {
@@ -136,6 +144,7 @@ impl Container {
             name: name.clone(),
             terminal,
             own_network: adapted.own_network,
+            start_hooks: adapted.start_hooks,
             finish: adapted.finish,
         });
         let (exit, failure) = launch(tools, &job, claims, &init, terminal).await?;
@@ -149,7 +158,7 @@ impl Container {
             namespaces: adapted.namespaces,
             exec_defaults: adapted.exec,
             execs: Mutex::default(),
-            gate: RwLock::new(()),
+            gate: RwLock::new(Activity::Running),
         });
         tokio::spawn(Arc::clone(&container).supervise(exit));
         Ok(container)
@@ -273,6 +282,12 @@ impl Container {
     ) -> Result<i32, AgentError> {
         let gate = self.gate.read().await;
         self.check_alive()?;
+        if *gate == Activity::Frozen {
+            return Err(AgentError::FailedPrecondition(format!(
+                "cannot exec in a paused container: container {}",
+                self.id
+            )));
+        }
         let init = self.init.pid().unwrap_or_default();
         let terminal = prepared.process.terminal().unwrap_or(false);
         let job = Job::Enter(Enter {
@@ -339,6 +354,52 @@ impl Container {
             crate::signal::send(pid, number).doing(format_args!("send signal {number}"))?;
         }
         Ok(())
+    }
+
+    /// Freezes every process of the container.
+    ///
+    /// # Errors
+    /// [`AgentError::FailedPrecondition`] if it does not run or is frozen already;
+    /// [`AgentError::Internal`] if a process cannot be stopped.
+    pub async fn pause(&self) -> Result<(), AgentError> {
+        let mut activity = self.gate.write().await;
+        let problem = match (self.init.stage(), *activity) {
+            (Stage::Created | Stage::Starting, _) => "has not been started",
+            (Stage::Ended, _) => "has ended",
+            (Stage::Running, Activity::Frozen) => "is paused already",
+            (Stage::Running, Activity::Running) => {
+                self.cgroup.freeze().await?;
+                *activity = Activity::Frozen;
+                return Ok(());
+            }
+        };
+        Err(self.wrong_state(problem))
+    }
+
+    /// Lets a frozen container go on.
+    ///
+    /// # Errors
+    /// [`AgentError::FailedPrecondition`] if it is not frozen.
+    pub async fn resume(&self) -> Result<(), AgentError> {
+        let mut activity = self.gate.write().await;
+        self.check_alive()?;
+        if *activity == Activity::Running {
+            return Err(self.wrong_state("is not paused"));
+        }
+        self.cgroup.thaw()?;
+        *activity = Activity::Running;
+        Ok(())
+    }
+
+    /// Changes the limits of the container; see [`Cgroup::apply`].
+    ///
+    /// # Errors
+    /// [`AgentError::FailedPrecondition`] if it has ended; [`AgentError::InvalidArgument`] for
+    /// what is not understood or cannot be, and then nothing is changed.
+    pub fn update(&self, json: &[u8]) -> Result<(), AgentError> {
+        let resources = specification::resources(json)?;
+        self.check_alive()?;
+        self.cgroup.apply(&resources)
     }
 
     /// Forgets an exec that has ended or never ran.
@@ -413,12 +474,13 @@ impl Container {
 
     fn check_alive(&self) -> Result<(), AgentError> {
         if self.init.stage() == Stage::Ended {
-            return Err(AgentError::FailedPrecondition(format!(
-                "container {} has ended",
-                self.id
-            )));
+            return Err(self.wrong_state("has ended"));
         }
         Ok(())
+    }
+
+    fn wrong_state(&self, what: &str) -> AgentError {
+        AgentError::FailedPrecondition(format!("container {} {what}", self.id))
     }
 
     fn no_process(&self, exec_id: &str) -> AgentError {

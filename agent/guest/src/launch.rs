@@ -15,6 +15,7 @@ pub mod process;
 pub mod program;
 mod reasons;
 pub mod report;
+pub mod start_hooks;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -34,6 +35,7 @@ use crate::descriptor::Descriptor;
 use crate::error::{AgentError, Doing};
 use crate::launch::finish::Finish;
 use crate::launch::report::Report;
+use crate::launch::start_hooks::StartHooks;
 use crate::reaper::Launch;
 use crate::stdio::ProcessSide;
 
@@ -63,6 +65,8 @@ pub struct Create {
     pub terminal: bool,
     /// Whether the loopback of a new network namespace must be set up.
     pub own_network: bool,
+    /// What runs before the last steps.
+    pub start_hooks: StartHooks,
     /// The last steps before the program.
     pub finish: Finish,
 }

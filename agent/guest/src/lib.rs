@@ -7,6 +7,7 @@
 pub mod boot;
 pub mod cgroup;
 pub mod container;
+pub mod cpus;
 pub mod descriptor;
 pub mod error;
 pub mod identifier;

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use ttrpc::r#async::TtrpcContext;
 use ttrpc::r#async::transport::Listener as TtrpcListener;
 
+use crate::cpus;
 use crate::error::AgentError;
 use crate::identifier;
 use crate::pod::Pod;
@@ -102,6 +103,16 @@ async fn to_the_end<T: Send + 'static>(
     match tokio::spawn(change).await {
         Ok(result) => Ok(result?),
         Err(error) => Err(AgentError::Internal(format!("a request failed: {error}")).into()),
+    }
+}
+
+/// Runs what may block on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, AgentError> + Send + 'static,
+) -> Result<T, AgentError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(AgentError::Internal(format!("a request failed: {error}"))),
     }
 }
 
@@ -226,6 +237,46 @@ impl agent_ttrpc::Agent for Service {
         request: agent::ContainerRequest,
     ) -> ttrpc::Result<agent::StatsResponse> {
         Ok(self.pod.container(&request.container_id)?.stats()?)
+    }
+
+    async fn pause(
+        &self,
+        _: &TtrpcContext,
+        request: agent::ContainerRequest,
+    ) -> ttrpc::Result<agent::Empty> {
+        let container = self.pod.container(&request.container_id)?;
+        to_the_end(async move { container.pause().await }).await?;
+        Ok(agent::Empty::new())
+    }
+
+    async fn resume(
+        &self,
+        _: &TtrpcContext,
+        request: agent::ContainerRequest,
+    ) -> ttrpc::Result<agent::Empty> {
+        let container = self.pod.container(&request.container_id)?;
+        to_the_end(async move { container.resume().await }).await?;
+        Ok(agent::Empty::new())
+    }
+
+    async fn update(
+        &self,
+        _: &TtrpcContext,
+        request: agent::UpdateRequest,
+    ) -> ttrpc::Result<agent::Empty> {
+        let container = self.pod.container(&request.container_id)?;
+        // Lowering a limit of memory may take a while, in which the agent must answer others.
+        to_the_end(blocking(move || container.update(&request.resources))).await?;
+        Ok(agent::Empty::new())
+    }
+
+    async fn set_cpus(
+        &self,
+        _: &TtrpcContext,
+        request: agent::SetCpusRequest,
+    ) -> ttrpc::Result<agent::Empty> {
+        to_the_end(blocking(move || cpus::set_online(request.count))).await?;
+        Ok(agent::Empty::new())
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: agent::Empty) -> ttrpc::Result<agent::Empty> {

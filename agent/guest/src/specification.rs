@@ -9,13 +9,14 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    Hooks, Linux, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources,
-    LinuxSeccomp, LinuxSeccompAction, Mount, Process, Spec,
+    Hook, Hooks, Linux, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources,
+    LinuxSeccomp, LinuxSeccompAction, Mount, Process, Spec, State,
 };
 
 use crate::cgroup;
 use crate::error::AgentError;
 use crate::launch::finish::Finish;
+use crate::launch::start_hooks::StartHooks;
 
 /// Largest configuration in bytes. A ttrpc message is not longer either.
 pub const MAX_CONFIG: usize = 4 << 20;
@@ -33,6 +34,8 @@ pub struct Adapted {
     pub resources: Option<LinuxResources>,
     /// For the guest's own namespaces and kernel: those of the pod.
     pub sysctls: Vec<(String, String)>,
+    /// The hooks that the init process runs before them.
+    pub start_hooks: StartHooks,
     /// The last steps of the init process.
     pub finish: Finish,
     /// Whether the network namespace is the container's own, so that its loopback must be set up.
@@ -101,7 +104,10 @@ pub fn adapt(config: &[u8], id: &str) -> Result<Adapted, AgentError> {
     let seccomp = check_seccomp(&linux)?;
     let (namespaces, own_network) = adapt_namespaces(&mut linux)?;
     let sysctls = divide_sysctls(&mut linux, &namespaces);
-    let hooks = adapt_hooks(spec.hooks().as_ref())?;
+    let start_hooks = StartHooks {
+        hooks: start_hooks(spec.hooks().as_ref())?,
+        state: state_of(id, &spec),
+    };
     let mounts = adapt_mounts(spec.mounts().as_ref());
     let pod_hostname = spec.hostname().clone();
     if !namespaces.contains(&LinuxNamespaceType::Uts) {
@@ -144,13 +150,14 @@ pub fn adapt(config: &[u8], id: &str) -> Result<Adapted, AgentError> {
         .set_cwd(PathBuf::from("/"));
     spec.set_process(Some(library_process))
         .set_linux(Some(linux))
-        .set_hooks(hooks)
+        .set_hooks(None)
         .set_mounts(Some(mounts));
 
     Ok(Adapted {
         spec,
         resources,
         sysctls,
+        start_hooks,
         finish: Finish {
             process,
             seccomp: seccomp.clone(),
@@ -178,6 +185,21 @@ pub fn exec_process(json: &[u8]) -> Result<Process, AgentError> {
         .map_err(|error| invalid(format!("the process object is invalid: {error}")))?;
     check_process(&process)?;
     Ok(process)
+}
+
+/// Reads the limits for a container that exists.
+///
+/// # Errors
+/// [`AgentError::InvalidArgument`] for what is not understood.
+pub fn resources(json: &[u8]) -> Result<LinuxResources, AgentError> {
+    if json.len() > MAX_CONFIG {
+        return Err(invalid(format!(
+            "the resources have {} bytes, more than {MAX_CONFIG}",
+            json.len()
+        )));
+    }
+    serde_json::from_slice(json)
+        .map_err(|error| invalid(format!("the resources object is invalid: {error}")))
 }
 
 fn check_process(process: &Process) -> Result<(), AgentError> {
@@ -310,8 +332,10 @@ fn divide_sysctls(linux: &mut Linux, namespaces: &[LinuxNamespaceType]) -> Vec<(
 
 /// Hooks of the host's namespaces are run by the shim on the host; only the container's own are
 /// left for the guest.
-fn adapt_hooks(hooks: Option<&Hooks>) -> Result<Option<Hooks>, AgentError> {
-    let Some(hooks) = hooks else { return Ok(None) };
+fn start_hooks(hooks: Option<&Hooks>) -> Result<Vec<Hook>, AgentError> {
+    let Some(hooks) = hooks else {
+        return Ok(Vec::new());
+    };
     if hooks
         .create_container()
         .as_ref()
@@ -322,12 +346,31 @@ fn adapt_hooks(hooks: Option<&Hooks>) -> Result<Option<Hooks>, AgentError> {
         ));
     }
     let start = hooks.start_container().clone().unwrap_or_default();
-    if start.is_empty() {
-        return Ok(None);
+    for hook in &start {
+        if !hook.path().is_absolute() {
+            return Err(invalid(format!(
+                "startContainer hook {} of config.json is not an absolute path",
+                hook.path().display()
+            )));
+        }
+        if let Some(seconds @ ..=0) = hook.timeout() {
+            return Err(invalid(format!(
+                "startContainer hook {} of config.json has a timeout of {seconds}, it must be a number of seconds above 0",
+                hook.path().display()
+            )));
+        }
     }
-    let mut kept = Hooks::default();
-    kept.set_start_container(Some(start));
-    Ok(Some(kept))
+    Ok(start)
+}
+
+/// What hooks are told of the container.
+fn state_of(id: &str, spec: &Spec) -> State {
+    let mut state = State::default();
+    state
+        .set_version(spec.version().clone())
+        .set_id(id.to_owned())
+        .set_annotations(spec.annotations().clone());
+    state
 }
 
 fn adapt_mounts(mounts: Option<&Vec<Mount>>) -> Vec<Mount> {

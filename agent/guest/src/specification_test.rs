@@ -174,16 +174,26 @@ fn hooks_of_the_host_stay_on_the_host() {
         "createRuntime": [{"path": "/r"}],
         "poststop": [{"path": "/s"}],
     });
-    assert_eq!(adapted(&config).unwrap().spec.hooks(), &None);
+    config["annotations"] = json!({"a.key": "a value"});
+    assert!(adapted(&config).unwrap().start_hooks.hooks.is_empty());
     config["hooks"]["startContainer"] = json!([{"path": "/bin/in-the-image"}]);
     let adapted = adapted(&config).unwrap();
-    let hooks = adapted.spec.hooks().as_ref().unwrap();
-    assert_eq!(hooks.start_container().as_ref().unwrap().len(), 1);
-    assert!(
-        hooks.prestart().is_none()
-            && hooks.create_runtime().is_none()
-            && hooks.poststop().is_none()
+    // The library would not say why one fails.
+    assert_eq!(adapted.spec.hooks(), &None);
+    let found = adapted.start_hooks;
+    assert_eq!(found.hooks.len(), 1);
+    assert_eq!(found.hooks[0].path(), Path::new("/bin/in-the-image"));
+    assert_eq!(
+        found.state.annotations().as_ref().unwrap()["a.key"],
+        "a value"
     );
+    for (hook, word) in [
+        (json!({"path": "bin/hook"}), "absolute"),
+        (json!({"path": "/bin/hook", "timeout": 0}), "above 0"),
+    ] {
+        config["hooks"]["startContainer"] = json!([hook]);
+        assert!(refused(&config).contains(word));
+    }
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! Containers, made for real on this machine: what the agent does with the kernel.
 
 mod guest;
+#[path = "containers/pausing.rs"]
+mod pausing;
+#[path = "containers/updating.rs"]
+mod updating;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -913,4 +917,54 @@ fn only_allowed_devices_can_be_opened() {
         assert!(!stdout.contains("Operation not permitted"), "{stdout}");
         guest.assert_clean();
     });
+}
+
+#[test]
+fn start_hooks_run_in_the_container_before_its_program() {
+    in_guest(
+        "start_hooks_run_in_the_container_before_its_program",
+        |guest| async move {
+            let mut config = guest.config(&["cat", "/dev/shm/hook"]);
+            let script = "hostname >/dev/shm/hook; echo $$ >>/dev/shm/hook; cat >>/dev/shm/hook";
+            config["hooks"] = json!({"startContainer": [{
+                "path": "/bin/sh",
+                "args": ["sh", "-c", script],
+                "env": ["PATH=/bin"],
+            }]});
+            let (status, stdout, stderr) = guest.run("h", &config).await;
+            assert_eq!((status, stderr.as_str()), (0, ""));
+            let lines: Vec<&str> = stdout.lines().collect();
+            assert_eq!(lines[0], "inner");
+            // The container's first process is 1; the hook is its child.
+            assert_ne!(lines[1], "1");
+            let state: serde_json::Value = serde_json::from_str(lines[2]).unwrap();
+            assert_eq!((&state["id"], &state["pid"]), (&json!("h"), &json!(1)));
+            assert_eq!(state["status"], "created");
+            guest.assert_clean();
+        },
+    );
+}
+
+#[test]
+fn a_start_hook_that_fails_fails_the_start() {
+    in_guest(
+        "a_start_hook_that_fails_fails_the_start",
+        |guest| async move {
+            let mut config = guest.config(&["true"]);
+            config["hooks"] = json!({"startContainer": [{
+                "path": "/bin/sh",
+                "args": ["sh", "-c", "echo no device >&2; exit 3"],
+            }]});
+            guest.create("h", &config, Stdio::new()).await.unwrap();
+            let (code, message) = refusal(guest.start("h", "").await);
+            assert_eq!(code, Code::FAILED_PRECONDITION);
+            assert!(
+                message.contains("startContainer hook /bin/sh") && message.ends_with(": no device"),
+                "{message}"
+            );
+            guest.wait("h", "").await.unwrap();
+            guest.delete("h", "").await.unwrap();
+            guest.assert_clean();
+        },
+    );
 }

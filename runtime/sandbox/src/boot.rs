@@ -27,22 +27,36 @@ const GUEST_CID: u32 = 3;
 
 /// Tells the kernel what it need not probe for. `panic=-1` and `reboot=t`: a panic ends the
 /// machine at once, by a triple fault, which needs no device. `pci=conf1`: the configuration ports
-/// are there, without ACPI to say so. `noreplace-smp`, `8250.nr_uarts=1`: no time for CPUs and
+/// are there, without ACPI to say so; `noearly`: no bus is searched for faulty chipsets. `noreplace-smp`, `8250.nr_uarts=1`: no time for CPUs and
 /// serial ports that do not exist. `random.trust_cpu=on`: RDRAND seeds the pool.
-const PARAMETERS: &str = "console=ttyS0 panic=-1 reboot=t pci=conf1 noreplace-smp \
+const PARAMETERS: &str = "console=ttyS0 panic=-1 reboot=t pci=conf1,noearly noreplace-smp \
                           random.trust_cpu=on 8250.nr_uarts=1";
 /// Nothing but a panic is worth an exit to the VMM for each character.
 const QUIET: &str = "quiet loglevel=1";
 /// For a console that somebody keeps to read it.
 const TALKATIVE: &str = "loglevel=7";
 
+/// Which part of the memory that comes later may hold the kernel's own data, and so cannot be given
+/// back: as much as the kernel needs to manage the rest, and no more.
+const GROWING_MEMORY: &str = "memory_hotplug.online_policy=auto-movable";
+
 /// The command line of the guest's kernel.
-fn command_line(config: &Config) -> String {
+fn command_line(config: &Config, options: &SandboxOptions) -> String {
+    let SandboxOptions { size, most, .. } = options;
     let level = match config.console_dir {
         Some(_) => TALKATIVE,
         None => QUIET,
     };
-    format!("{PARAMETERS} {level} {}", config.kernel_parameters)
+    let mut line = format!("{PARAMETERS} {level}");
+    if most.vcpus > size.vcpus {
+        // The kernel is told of all CPUs there can be, and must not wait for those there are not.
+        line.push_str(&format!(" maxcpus={}", size.vcpus));
+    }
+    if most.memory_mib > size.memory_mib {
+        line.push(' ');
+        line.push_str(GROWING_MEMORY);
+    }
+    format!("{line} {}", config.kernel_parameters)
         .trim_end()
         .to_owned()
 }
@@ -62,7 +76,8 @@ pub(crate) async fn boot(
 ) -> Result<(), SandboxError> {
     let mut roles = vec![FileRole::Kvm, FileRole::Kernel, FileRole::Initrd];
     let mut files: Vec<OwnedFd> = vec![host.kvm.into(), host.kernel.into(), host.initrd.into()];
-    if let Some(memory) = guest_memory::file(options.memory_mib) {
+    let SandboxOptions { size, most, .. } = options;
+    if let Some(memory) = guest_memory::file(most.memory_mib) {
         roles.push(FileRole::Memory);
         files.push(memory);
     }
@@ -77,12 +92,12 @@ pub(crate) async fn boot(
     })];
     let request = Request::Boot(BootConfig {
         version: caisson_control::VERSION,
-        vcpus: options.vcpus,
-        max_vcpus: options.vcpus,
-        memory_mib: options.memory_mib,
-        hotplug_memory_mib: 0,
+        vcpus: size.vcpus,
+        max_vcpus: most.vcpus,
+        memory_mib: size.memory_mib,
+        hotplug_memory_mib: most.memory_mib - size.memory_mib,
         virtio_console: false,
-        cmdline: command_line(config),
+        cmdline: command_line(config, options),
         guest_cid: GUEST_CID,
         files: roles,
         devices,
@@ -242,15 +257,48 @@ mod tests {
     use caisson_protocol::Hello;
 
     use super::{check, command_line};
-    use crate::Config;
+    use crate::{Config, SandboxOptions, VmSize};
+
+    fn options(most: VmSize) -> SandboxOptions {
+        SandboxOptions {
+            id: "pod".into(),
+            namespace: "default".into(),
+            state_dir: "/run/caisson/default/pod".into(),
+            size: VmSize {
+                vcpus: 2,
+                memory_mib: 256,
+            },
+            most,
+            netns: None,
+        }
+    }
 
     #[test]
     fn the_command_line_is_quiet_unless_the_console_is_kept() {
         let mut config = Config::default();
-        assert!(command_line(&config).ends_with("8250.nr_uarts=1 quiet loglevel=1"));
+        let most = VmSize {
+            vcpus: 2,
+            memory_mib: 256,
+        };
+        let line = command_line(&config, &options(most));
+        assert!(line.ends_with("8250.nr_uarts=1 quiet loglevel=1"), "{line}");
         config.console_dir = Some("/var/log".into());
         config.kernel_parameters = "rdinit=/x".into();
-        assert!(command_line(&config).ends_with(" loglevel=7 rdinit=/x"));
+        let line = command_line(&config, &options(most));
+        assert!(line.ends_with(" loglevel=7 rdinit=/x"), "{line}");
+    }
+
+    #[test]
+    fn a_machine_that_can_grow_is_told_how() {
+        let most = VmSize {
+            vcpus: 8,
+            memory_mib: 512,
+        };
+        let line = command_line(&Config::default(), &options(most));
+        assert!(
+            line.ends_with(" maxcpus=2 memory_hotplug.online_policy=auto-movable"),
+            "{line}"
+        );
     }
 
     #[test]

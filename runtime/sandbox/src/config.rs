@@ -5,10 +5,13 @@
 //! initrd = "/usr/local/share/caisson/initrd.img"
 //! vmm = "/usr/local/libexec/caisson/caisson-vmm"
 //! file_server = "/usr/local/libexec/caisson/caisson-fs"
+//! pod_process = "/usr/local/libexec/caisson/caisson-pod"
 //!
 //! [vm]
 //! vcpus = 1                 # for a pod without a CPU limit, 1 to 32
 //! memory_mib = 256          # for a pod without a memory limit, 64 to 1048576
+//! max_vcpus = 8             # a running pod may grow to this; not set by default
+//! max_memory_mib = 4096     # likewise
 //! kernel_parameters = ""    # appended to the guest's command line
 //!
 //! [debug]
@@ -47,10 +50,18 @@ pub struct Config {
     pub vmm: PathBuf,
     /// The `caisson-fs` binary.
     pub file_server: PathBuf,
+    /// The `caisson-pod` binary.
+    pub pod_process: PathBuf,
     /// vCPUs of a pod without a CPU limit, 1 to [`MAX_VCPUS`].
     pub vcpus: u8,
     /// Memory in MiB of a pod without a memory limit, [`MIN_MEMORY_MIB`] to [`MAX_MEMORY_MIB`].
     pub memory_mib: u32,
+    /// vCPUs to which a running machine may grow, 1 to [`MAX_VCPUS`]; without, it keeps those with
+    /// which it was booted.
+    pub max_vcpus: Option<u8>,
+    /// Memory in MiB to which a running machine may grow, to [`MAX_MEMORY_MIB`]; without, it keeps
+    /// what it was booted with.
+    pub max_memory_mib: Option<u32>,
     /// Appended to the command line of the guest's kernel.
     pub kernel_parameters: String,
     /// Directory that keeps a file with the console of each guest.
@@ -64,8 +75,11 @@ impl Default for Config {
             initrd: "/usr/local/share/caisson/initrd.img".into(),
             vmm: "/usr/local/libexec/caisson/caisson-vmm".into(),
             file_server: "/usr/local/libexec/caisson/caisson-fs".into(),
+            pod_process: "/usr/local/libexec/caisson/caisson-pod".into(),
             vcpus: 1,
             memory_mib: 256,
+            max_vcpus: None,
+            max_memory_mib: None,
             kernel_parameters: String::new(),
             console_dir: None,
         }
@@ -110,6 +124,7 @@ struct File {
     initrd: Option<Spanned<PathBuf>>,
     vmm: Option<Spanned<PathBuf>>,
     file_server: Option<Spanned<PathBuf>>,
+    pod_process: Option<Spanned<PathBuf>>,
     vm: Vm,
     debug: Debug,
 }
@@ -119,6 +134,8 @@ struct File {
 struct Vm {
     vcpus: Option<Spanned<i64>>,
     memory_mib: Option<Spanned<i64>>,
+    max_vcpus: Option<Spanned<i64>>,
+    max_memory_mib: Option<Spanned<i64>>,
     kernel_parameters: Option<Spanned<String>>,
 }
 
@@ -166,12 +183,19 @@ impl Config {
             initrd: text.path(parsed.initrd, default.initrd)?,
             vmm: text.path(parsed.vmm, default.vmm)?,
             file_server: text.path(parsed.file_server, default.file_server)?,
+            pod_process: text.path(parsed.pod_process, default.pod_process)?,
             vcpus: text.number(parsed.vm.vcpus, 1, MAX_VCPUS, default.vcpus)?,
             memory_mib: text.number(
                 parsed.vm.memory_mib,
                 MIN_MEMORY_MIB,
                 MAX_MEMORY_MIB,
                 default.memory_mib,
+            )?,
+            max_vcpus: text.optional_number(parsed.vm.max_vcpus, 1, MAX_VCPUS)?,
+            max_memory_mib: text.optional_number(
+                parsed.vm.max_memory_mib,
+                MIN_MEMORY_MIB,
+                MAX_MEMORY_MIB,
             )?,
             kernel_parameters: text.kernel_parameters(parsed.vm.kernel_parameters)?,
             console_dir: parsed
@@ -236,12 +260,26 @@ impl Text<'_> {
     where
         T: TryFrom<i64> + PartialOrd + std::fmt::Display + Copy,
     {
+        let number = self.optional_number(number, least, most)?;
+        Ok(number.unwrap_or(default))
+    }
+
+    fn optional_number<T>(
+        self,
+        number: Option<Spanned<i64>>,
+        least: T,
+        most: T,
+    ) -> Result<Option<T>, ConfigError>
+    where
+        T: TryFrom<i64> + PartialOrd + std::fmt::Display + Copy,
+    {
         let Some(number) = number else {
-            return Ok(default);
+            return Ok(None);
         };
         T::try_from(*number.get_ref())
             .ok()
             .filter(|value| (least..=most).contains(value))
+            .map(Some)
             .ok_or_else(|| {
                 self.error(
                     number.span().start,

@@ -17,7 +17,8 @@ fn an_empty_file_is_the_defaults() {
 fn every_key_is_taken() {
     let config = parse(
         "kernel = '/k'\ninitrd = '/i'\nvmm = '/v'\nfile_server = '/f'\n\
-         [vm]\nvcpus = 4\nmemory_mib = 512\nkernel_parameters = 'a=1 b'\n\
+         pod_process = '/p'\n\
+         [vm]\nvcpus = 4\nmemory_mib = 512\nmax_vcpus = 8\nmax_memory_mib = 4096\nkernel_parameters = 'a=1 b'\n\
          [debug]\nconsole_dir = '/var/log/caisson'\n",
     )
     .unwrap();
@@ -28,8 +29,11 @@ fn every_key_is_taken() {
             initrd: "/i".into(),
             vmm: "/v".into(),
             file_server: "/f".into(),
+            pod_process: "/p".into(),
             vcpus: 4,
             memory_mib: 512,
+            max_vcpus: Some(8),
+            max_memory_mib: Some(4096),
             kernel_parameters: "a=1 b".into(),
             console_dir: Some("/var/log/caisson".into()),
         }
@@ -58,6 +62,8 @@ fn what_is_wrong_is_told_with_file_line_and_key() {
             3,
             &["memory_mib", "63", "64 to 1048576"],
         ),
+        ("[vm]\nmax_vcpus = 33\n", 2, &["max_vcpus", "33", "1 to 32"]),
+        ("[vm]\nmax_memory_mib = 63\n", 2, &["63", "64 to 1048576"]),
         ("[vm]\nmemory_mib = -1\n", 2, &["-1", "64 to 1048576"]),
         ("[vm]\nvcpus = 'two'\n", 2, &["vcpus", "string"]),
         (

@@ -317,7 +317,7 @@ impl Sandbox {
             .await
     }
 
-    fn check_known(&self, container: &str) -> Result<(), SandboxError> {
+    pub(crate) fn check_known(&self, container: &str) -> Result<(), SandboxError> {
         match self.containers().get(container) {
             Some(Container::Created(_)) => Ok(()),
             Some(Container::Creating) | None => Err(unknown(container)),
@@ -430,7 +430,7 @@ fn process_request(process: &ProcessId) -> ProcessRequest {
     }
 }
 
-fn container_request(container_id: &str) -> ContainerRequest {
+pub(crate) fn container_request(container_id: &str) -> ContainerRequest {
     ContainerRequest {
         container_id: container_id.to_owned(),
         ..Default::default()
@@ -445,7 +445,7 @@ fn unknown(container: &str) -> SandboxError {
     )
 }
 
-fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>, SandboxError> {
+pub(crate) fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>, SandboxError> {
     serde_json::to_vec(value).map_err(|error| {
         SandboxError::new(
             ErrorKind::InvalidArgument,

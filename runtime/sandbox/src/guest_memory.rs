@@ -15,8 +15,8 @@ use rustix::mount::{
     fsopen,
 };
 
-/// An empty file without a name on a tmpfs of its own that may use huge pages, or `None` where the
-/// kernel cannot make one: then the VMM makes do with a memfd.
+/// An empty file without a name on a tmpfs of its own that may use huge pages, with room for
+/// `memory_mib`, or `None` where the kernel cannot make one: then the VMM makes do with a memfd.
 pub(crate) fn file(memory_mib: u32) -> Option<OwnedFd> {
     make(memory_mib).ok()
 }

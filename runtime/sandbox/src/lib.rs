@@ -14,12 +14,16 @@ mod config;
 mod connection;
 mod container;
 mod error;
+mod growth;
 mod guest_memory;
 mod guest_text;
 mod identifier;
 mod kernel_check;
+mod limits;
 mod machine;
 mod mounts;
+mod netns;
+mod pod_process;
 mod request;
 mod sandbox;
 mod sizing;
@@ -35,5 +39,5 @@ pub use request::{
     CreateContainer, CreateExec, ProcessExit, ProcessId, ProcessStreams, RootMount, SandboxOptions,
 };
 pub use sandbox::{Sandbox, clean_up};
-pub use sizing::VmSize;
+pub use sizing::{ContainerLimits, VmSize};
 pub use vm_end::{VmEnd, VmEndKind};

@@ -6,6 +6,8 @@ use std::time::SystemTime;
 use oci_spec::runtime::{Process, Spec};
 use tokio::net::UnixStream;
 
+use crate::VmSize;
+
 /// The sandbox to start.
 #[derive(Debug, Clone)]
 pub struct SandboxOptions {
@@ -17,12 +19,12 @@ pub struct SandboxOptions {
     /// and the parent of that belong to the runtime too and are removed when they are empty:
     /// `/run/caisson/<namespace>/<id>`.
     pub state_dir: PathBuf,
-    /// Number of vCPUs, 1 to 32.
-    pub vcpus: u8,
-    /// Memory of the machine in MiB, 64 or more.
-    pub memory_mib: u32,
-    /// Network namespace of the pod. The machine has no network interface yet and does not look
-    /// at it.
+    /// The size with which the machine is booted.
+    pub size: VmSize,
+    /// The most to which it can grow; see [`VmSize::most`].
+    pub most: VmSize,
+    /// Network namespace of the pod on the host, to be joined; without one, a new one is made. The
+    /// machine has no network interface in it yet.
     pub netns: Option<PathBuf>,
 }
 

@@ -11,8 +11,11 @@ use tokio::sync::Mutex;
 
 use crate::agent::Agent;
 use crate::config::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
+use crate::growth::Growth;
 use crate::machine::{self, HostFiles, Machine, MachineParts, Phases};
 use crate::mounts::{ContainerDir, StateDir};
+use crate::netns::NetworkNamespace;
+use crate::pod_process::PodProcess;
 use crate::{Config, ErrorKind, SandboxError, SandboxOptions, VmEnd, boot, guest_text, identifier};
 
 /// One pod's virtual machine with its file server and agent. Share it as `Arc<Sandbox>`.
@@ -26,8 +29,13 @@ pub struct Sandbox {
     pub(crate) containers: std::sync::Mutex<HashMap<String, Container>>,
     pub(crate) next_stream: AtomicU64,
     pub(crate) started_at: SystemTime,
+    pub(crate) growth: Growth,
     kernel: String,
     phases: Arc<Phases>,
+    pod_process: PodProcess,
+    /// The pod's network namespace on the host lives as long as the pod, whoever ends the process
+    /// in it.
+    _netns: NetworkNamespace,
     /// `None` once it is removed. Locked while it is being removed.
     state: Mutex<Option<Arc<StateDir>>>,
 }
@@ -45,15 +53,16 @@ impl fmt::Debug for Sandbox {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Sandbox")
-            .field("pid", &self.machine.pid())
+            .field("pid", &self.pid())
             .field("kernel", &self.kernel)
             .finish_non_exhaustive()
     }
 }
 
 impl Sandbox {
-    /// Starts `caisson-fs` and `caisson-vmm`, boots the guest and waits for its agent. On any
-    /// failure everything is undone and the error carries the last lines of the console.
+    /// Starts `caisson-fs` and `caisson-vmm`, boots the guest and waits for its agent; meanwhile
+    /// opens or makes the pod's network namespace and starts `caisson-pod` in it. On any failure
+    /// everything is undone and the error carries the last lines of the console.
     ///
     /// Call it on a thread that lives as long as the sandbox: the kernel kills the VMM when the
     /// thread that started it ends (`PR_SET_PDEATHSIG`).
@@ -61,8 +70,8 @@ impl Sandbox {
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] for options out of range,
     /// [`ErrorKind::AlreadyExists`] if the state directory exists,
-    /// [`ErrorKind::FailedPrecondition`] for what the machine lacks (a file, `/dev/kvm`) or a
-    /// guest that does not fit, [`ErrorKind::Unavailable`] when the guest did not come up.
+    /// [`ErrorKind::FailedPrecondition`] for what the machine lacks (a file, `/dev/kvm`, the network
+    /// namespace) or a guest that does not fit, [`ErrorKind::Unavailable`] when the guest did not come up.
     pub async fn start(
         config: &Config,
         options: SandboxOptions,
@@ -73,6 +82,7 @@ impl Sandbox {
         check(&options)?;
         let mut host = HostFiles::open(config, &format!("{}-{}", options.namespace, options.id))?;
         let state = Arc::new(StateDir::create(&options.state_dir)?);
+        let netns = NetworkNamespace::open(options.netns.clone())?;
         let parts = MachineParts {
             config,
             state_dir: state.path(),
@@ -90,11 +100,23 @@ impl Sandbox {
             phases.now("connected");
             Ok::<_, SandboxError>((hello, agent))
         };
-        let (hello, agent) = match up.await {
-            Ok(up) => up,
-            Err(error) => {
+        let mut pod_process = None;
+        let stand_in = async {
+            let netns = netns.opened().await?;
+            pod_process = Some(PodProcess::start(config, &netns, &machine, state.path())?);
+            Ok(netns)
+        };
+        let both = tokio::try_join!(stand_in, up);
+        let (pod_process, netns, (hello, agent)) = match (both, pod_process) {
+            (Ok((netns, up)), Some(pod_process)) => (pod_process, netns, up),
+            (both, pod_process) => {
                 machine.stop().await;
-                return Err(error);
+                if let Some(pod_process) = pod_process {
+                    pod_process.gone().await;
+                }
+                return Err(both.err().unwrap_or_else(|| {
+                    SandboxError::new(ErrorKind::Internal, "the pod has no process on the host")
+                }));
             }
         };
         Ok(Arc::new(Self {
@@ -103,16 +125,36 @@ impl Sandbox {
             containers: std::sync::Mutex::default(),
             next_stream: AtomicU64::new(1),
             started_at,
+            growth: Growth::new(options.size, options.most),
             kernel: guest_text::line(&hello.kernel),
             phases,
+            pod_process,
+            _netns: netns,
             state: Mutex::new(Some(state)),
         }))
     }
 
-    /// Host process id of the VMM.
+    /// Process id of the pod on the host: that of `caisson-pod`, which lies in the pod's network
+    /// namespace, lives as long as the machine, and takes it along when it is killed.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.machine.pid()
+        self.pod_process.pid()
+    }
+
+    /// Makes the VMM and the file server as likely to be killed when the host's memory runs out as
+    /// `score` says, the `oom_score_adj` of a container's process.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] when the kernel does not take it.
+    pub fn set_oom_score(&self, score: i32) -> Result<(), SandboxError> {
+        self.machine.set_oom_score(score).map_err(|error| {
+            SandboxError::new(
+                ErrorKind::InvalidArgument,
+                format!(
+                    "`process.oomScoreAdj` {score} cannot be given to the virtual machine: {error}"
+                ),
+            )
+        })
     }
 
     /// Release of the guest kernel (`uname -r`), as the agent reported it.
@@ -137,6 +179,7 @@ impl Sandbox {
     /// when all is gone.
     pub async fn stop(&self) {
         self.machine.stop().await;
+        self.pod_process.gone().await;
         let mut state = self.state.lock().await;
         let containers = std::mem::take(&mut *self.containers());
         let Some(removed) = state.take() else {
@@ -180,16 +223,25 @@ fn check(options: &SandboxOptions) -> Result<(), SandboxError> {
     identifier::check("sandbox", &options.id)?;
     identifier::check("namespace", &options.namespace)?;
     let invalid = |message| Err(SandboxError::new(ErrorKind::InvalidArgument, message));
-    if !(1..=MAX_VCPUS).contains(&options.vcpus) {
+    let SandboxOptions { size, most, .. } = options;
+    if !(1..=MAX_VCPUS).contains(&size.vcpus) {
         return invalid(format!(
             "{} vCPUs are not possible, 1 to {MAX_VCPUS} are",
-            options.vcpus
+            size.vcpus
         ));
     }
-    if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&options.memory_mib) {
+    if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&size.memory_mib) {
         return invalid(format!(
             "{} MiB of memory are not possible, {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} are",
-            options.memory_mib
+            size.memory_mib
+        ));
+    }
+    if !(size.vcpus..=MAX_VCPUS).contains(&most.vcpus)
+        || !(size.memory_mib..=MAX_MEMORY_MIB).contains(&most.memory_mib)
+    {
+        return invalid(format!(
+            "a machine of {} vCPUs and {} MiB cannot grow to {} vCPUs and {} MiB",
+            size.vcpus, size.memory_mib, most.vcpus, most.memory_mib
         ));
     }
     if !options.state_dir.is_absolute() {
@@ -201,15 +253,15 @@ fn check(options: &SandboxOptions) -> Result<(), SandboxError> {
     Ok(())
 }
 
-/// Cleans up after a sandbox whose process is gone: kills the VMM and the file server recorded in
-/// `state_dir` (after comparing their start times), unmounts what is mounted below it in the
-/// caller's mount namespace and removes it, with its two parents if they are empty. Idempotent.
-/// Returns the process id of the VMM if one was recorded. Blocks, at most for seconds.
+/// Cleans up after a sandbox whose process is gone: kills the processes recorded in `state_dir`
+/// (after comparing their start times), unmounts what is mounted below it in the caller's mount
+/// namespace and removes it, with its two parents if they are empty. Idempotent. Returns the
+/// process id of the pod (see [`Sandbox::pid`]) if one was recorded. Blocks, at most for seconds.
 ///
 /// # Errors
 /// Fails when something could not be killed or removed.
 pub fn clean_up(state_dir: &Path) -> io::Result<Option<u32>> {
-    let vmm = machine::kill_recorded(state_dir)?;
+    let pid = machine::kill_recorded(state_dir)?;
     StateDir::remove(state_dir)?;
-    Ok(vmm)
+    Ok(pid)
 }

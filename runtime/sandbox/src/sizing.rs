@@ -3,10 +3,13 @@
 //! What the specification says is what the application gets: memory is the pod's limit and what
 //! the guest itself needs beside it; vCPUs are the CPU limit rounded up. The exact limits are
 //! enforced by the guest's cgroups. Without limits the configuration's defaults hold.
+//!
+//! A machine that runs can grow to the configuration's most: when the limits of its containers
+//! together are beyond the size it was booted with, and back to that when they are not any more.
 
 use std::collections::HashMap;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 
 use crate::Config;
 use crate::config::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
@@ -17,6 +20,8 @@ use crate::config::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
 const GUEST_OVERHEAD_MIB: u64 = 96;
 /// Guest memory is made of pages of 2 MiB.
 const GRANULE_MIB: u64 = 2;
+/// Memory is added to a machine out of a region that is made of pieces of this size.
+const HOTPLUG_MIB: u32 = 128;
 const MIB: u64 = 1024 * 1024;
 
 // What containerd's CRI plug-in says of the whole pod; it sets them on the sandbox container.
@@ -48,42 +53,117 @@ impl VmSize {
     }
 }
 
+impl VmSize {
+    /// The most that a machine booted with `self` can have.
+    #[must_use]
+    pub fn most(self, config: &Config) -> Self {
+        let more = config
+            .max_memory_mib
+            .unwrap_or_default()
+            .saturating_sub(self.memory_mib);
+        Self {
+            vcpus: config.max_vcpus.unwrap_or_default().max(self.vcpus),
+            memory_mib: self.memory_mib + more / HOTPLUG_MIB * HOTPLUG_MIB,
+        }
+    }
+
+    /// Whether it is larger than `other` in any way.
+    #[must_use]
+    pub fn exceeds(self, other: Self) -> bool {
+        self.vcpus > other.vcpus || self.memory_mib > other.memory_mib
+    }
+
+    /// What a machine booted with `self` needs for containers with these limits together.
+    #[must_use]
+    pub fn for_containers(self, limits: &[ContainerLimits]) -> Self {
+        // A CPU is a thousand here, so that halves of two containers make a whole.
+        let cpus: u64 = limits
+            .iter()
+            .filter_map(|limits| limits.cpu())
+            .map(|(quota, period)| quota.saturating_mul(1000).div_ceil(period))
+            .fold(0, u64::saturating_add);
+        let memory = limits
+            .iter()
+            .filter_map(|limits| positive(limits.memory))
+            .fold(0, u64::saturating_add);
+        let memory_mib = if memory == 0 { 0 } else { memory_mib(memory) };
+        Self {
+            vcpus: self.vcpus.max(vcpus((cpus, 1000))),
+            memory_mib: self.memory_mib.max(memory_mib),
+        }
+    }
+}
+
+/// The limits of a container by which its machine is sized. What is not set is `None` or, as in the
+/// OCI specification, not positive.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ContainerLimits {
+    /// CPU time in each period, in microseconds.
+    quota: Option<i64>,
+    /// The period in microseconds.
+    period: Option<u64>,
+    /// Bytes.
+    memory: Option<i64>,
+}
+
+impl ContainerLimits {
+    /// The limits in `resources`.
+    #[must_use]
+    pub fn of(resources: &LinuxResources) -> Self {
+        // 0 is how clients write "not set".
+        let cpu = resources.cpu().as_ref();
+        let memory = resources.memory().as_ref();
+        Self {
+            quota: cpu.and_then(|cpu| cpu.quota()).filter(|quota| *quota != 0),
+            period: cpu
+                .and_then(|cpu| cpu.period())
+                .filter(|period| *period != 0),
+            memory: memory
+                .and_then(|memory| memory.limit())
+                .filter(|limit| *limit != 0),
+        }
+    }
+
+    /// The limits of a new container.
+    #[must_use]
+    pub fn of_spec(spec: &Spec) -> Self {
+        let linux = spec.linux().as_ref();
+        let resources = linux.and_then(|linux| linux.resources().as_ref());
+        resources.map(Self::of).unwrap_or_default()
+    }
+
+    /// These limits after a change that names only some.
+    #[must_use]
+    pub fn changed(self, change: Self) -> Self {
+        Self {
+            quota: change.quota.or(self.quota),
+            period: change.period.or(self.period),
+            memory: change.memory.or(self.memory),
+        }
+    }
+
+    fn cpu(self) -> Option<(u64, u64)> {
+        let period = self.period.unwrap_or(DEFAULT_PERIOD_US);
+        Some((positive(self.quota)?, period))
+    }
+}
+
+fn positive(number: Option<i64>) -> Option<u64> {
+    u64::try_from(number?).ok().filter(|number| *number > 0)
+}
+
 /// Quota and period in microseconds.
 fn cpu_limit(spec: &Spec) -> Option<(u64, u64)> {
     let annotated = annotation(spec, SANDBOX_QUOTA).map(|quota| {
         let period = annotation(spec, SANDBOX_PERIOD).unwrap_or(DEFAULT_PERIOD_US);
         (quota, period)
     });
-    annotated.or_else(|| {
-        let cpu = spec
-            .linux()
-            .as_ref()?
-            .resources()
-            .as_ref()?
-            .cpu()
-            .as_ref()?;
-        let quota = u64::try_from(cpu.quota()?)
-            .ok()
-            .filter(|&quota| quota > 0)?;
-        let period = cpu.period().filter(|&period| period > 0);
-        Some((quota, period.unwrap_or(DEFAULT_PERIOD_US)))
-    })
+    annotated.or_else(|| ContainerLimits::of_spec(spec).cpu())
 }
 
 /// Bytes.
 fn memory_limit(spec: &Spec) -> Option<u64> {
-    annotation(spec, SANDBOX_MEMORY).or_else(|| {
-        let memory = spec
-            .linux()
-            .as_ref()?
-            .resources()
-            .as_ref()?
-            .memory()
-            .as_ref()?;
-        u64::try_from(memory.limit()?)
-            .ok()
-            .filter(|&limit| limit > 0)
-    })
+    annotation(spec, SANDBOX_MEMORY).or_else(|| positive(ContainerLimits::of_spec(spec).memory))
 }
 
 /// A positive number from an annotation; 0 is how CRI writes "no limit".

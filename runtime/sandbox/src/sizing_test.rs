@@ -1,7 +1,7 @@
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
-use super::VmSize;
+use super::{ContainerLimits, VmSize};
 use crate::Config;
 
 fn size(resources: &Value, annotations: &Value) -> (u8, u32) {
@@ -75,4 +75,70 @@ fn a_kubernetes_pod_says_its_size_in_annotations() {
     assert_eq!(size(&json!({}), &unlimited), (3, 300));
     let nonsense = json!({"io.kubernetes.cri.sandbox-memory": "plenty"});
     assert_eq!(size(&json!({}), &nonsense), (3, 300));
+}
+
+fn limits(resources: &Value) -> ContainerLimits {
+    ContainerLimits::of(&serde_json::from_value(resources.clone()).unwrap())
+}
+
+#[test]
+fn a_machine_grows_with_what_its_containers_need_together() {
+    const MIB: i64 = 1024 * 1024;
+    let boot = VmSize {
+        vcpus: 2,
+        memory_mib: 300,
+    };
+    let need = |all: &[Value]| {
+        let all: Vec<_> = all.iter().map(limits).collect();
+        let size = boot.for_containers(&all);
+        (size.vcpus, size.memory_mib)
+    };
+    let cpu = |quota: i64| json!({"cpu": {"quota": quota, "period": 100_000}});
+    let memory = |mib: i64| json!({"memory": {"limit": mib * MIB}});
+    assert_eq!(need(&[]), (2, 300));
+    assert_eq!(need(&[cpu(100_000)]), (2, 300), "never below");
+    assert_eq!(need(&[cpu(150_000), cpu(50_000), cpu(-1)]), (2, 300));
+    assert_eq!(need(&[cpu(150_000), cpu(60_000)]), (3, 300));
+    assert_eq!(need(&[cpu(i64::MAX), cpu(i64::MAX)]), (32, 300));
+    assert_eq!(need(&[memory(128), memory(128)]), (2, 256 + 4 + 96));
+    assert_eq!(
+        need(&[memory(1024), memory(-1), json!({})]),
+        (2, 1024 + 16 + 96)
+    );
+}
+
+#[test]
+fn a_change_keeps_what_it_does_not_name() {
+    let before = limits(&json!({"cpu": {"quota": 1000, "period": 2000}, "memory": {"limit": 5}}));
+    assert_eq!(before.changed(limits(&json!({}))), before);
+    assert_eq!(
+        before.changed(limits(
+            &json!({"cpu": {"quota": 0}, "memory": {"limit": 7}})
+        )),
+        limits(&json!({"cpu": {"quota": 1000, "period": 2000}, "memory": {"limit": 7}}))
+    );
+    assert_eq!(
+        before.changed(limits(&json!({"cpu": {"quota": -1}}))),
+        limits(&json!({"cpu": {"quota": -1, "period": 2000}, "memory": {"limit": 5}}))
+    );
+}
+
+#[test]
+fn the_most_is_what_the_configuration_says_and_never_less_than_at_boot() {
+    let boot = VmSize {
+        vcpus: 2,
+        memory_mib: 300,
+    };
+    let most = |vcpus, memory_mib| {
+        let config = Config {
+            max_vcpus: vcpus,
+            max_memory_mib: memory_mib,
+            ..Config::default()
+        };
+        let most = boot.most(&config);
+        (most.vcpus, most.memory_mib)
+    };
+    assert_eq!(most(None, None), (2, 300));
+    assert_eq!(most(Some(1), Some(128)), (2, 300));
+    assert_eq!(most(Some(8), Some(600)), (8, 300 + 256));
 }

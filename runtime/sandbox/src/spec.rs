@@ -2,14 +2,15 @@
 //!
 //! containerd writes it for containers on the host. What names something of the host is replaced
 //! by its place in the guest (root file system, sources of bind mounts), or dropped where the
-//! guest has its own (namespaces to join, AppArmor and SELinux labels, CPU numbers). Hooks are
-//! not run.
+//! guest has its own (namespaces to join, AppArmor and SELinux labels, numbers of disks). Of the hooks,
+//! only startContainer's are for the guest; the others are programs of the host, for whoever asked
+//! for the container to run there.
 
 use std::path::{Path, PathBuf};
 
 use caisson_protocol::SHARED_PATH;
 use oci_spec::runtime::{
-    Linux, LinuxDevice, LinuxDeviceType, LinuxResources, Mount, Process, Root, Spec,
+    Hooks, Linux, LinuxDevice, LinuxDeviceType, LinuxResources, Mount, Process, Root, Spec,
 };
 
 use crate::{ErrorKind, SandboxError};
@@ -96,10 +97,8 @@ pub(crate) fn for_guest(
         process.set_terminal(Some(terminal));
         drop_labels(process);
     }
-    if spec.hooks().is_some() {
-        tracing::warn!("container {id}: hooks of config.json are not run");
-        spec.set_hooks(None);
-    }
+    let of_guest = spec.hooks().as_ref().and_then(hooks_of_guest);
+    spec.set_hooks(of_guest);
     if let Some(linux) = spec.linux_mut() {
         rewrite_linux(linux, id);
     }
@@ -136,6 +135,14 @@ fn check_process(process: Option<&Process>) -> Result<(), SandboxError> {
         )));
     }
     Ok(())
+}
+
+/// The hooks that are programs of the image.
+fn hooks_of_guest(hooks: &Hooks) -> Option<Hooks> {
+    let start = hooks.start_container().clone()?;
+    let mut kept = Hooks::default();
+    kept.set_start_container(Some(start));
+    Some(kept)
 }
 
 /// The guest runs no AppArmor and no SELinux; profiles and labels are the host's.
@@ -211,7 +218,7 @@ fn rewrite_linux(linux: &mut Linux, id: &str) {
         });
     }
     if let Some(resources) = linux.resources_mut() {
-        rewrite_resources(resources, id);
+        resources_for_guest(resources);
     }
 }
 
@@ -221,18 +228,9 @@ fn is_standard(device: &LinuxDevice) -> bool {
         || character && STANDARD_DEVICES.contains(&(device.major(), device.minor()))
 }
 
-/// Limits hold in the guest's cgroups. Numbers of the host's CPUs, memory nodes and block devices
-/// mean nothing there.
-fn rewrite_resources(resources: &mut LinuxResources, id: &str) {
-    if let Some(cpu) = resources.cpu() {
-        if cpu.cpus().is_some() || cpu.mems().is_some() {
-            tracing::warn!("container {id}: CPU and memory node numbers are the host's, dropped");
-        }
-        let mut cpu = cpu.clone();
-        cpu.set_cpus(None);
-        cpu.set_mems(None);
-        resources.set_cpu(Some(cpu));
-    }
+/// Limits hold in the guest's cgroups. The numbers of the host's block devices mean nothing there.
+/// Those of CPUs and memory nodes hold as far as the guest has such: its agent leaves out the rest.
+pub(crate) fn resources_for_guest(resources: &mut LinuxResources) {
     if let Some(block_io) = resources.block_io() {
         let mut block_io = block_io.clone();
         block_io.set_weight_device(None);

@@ -106,7 +106,10 @@ fn what_belongs_to_the_host_is_dropped() {
             "apparmorProfile": "docker-default", "selinuxLabel": "a:b:c",
             "oomScoreAdj": 500, "noNewPrivileges": true,
         },
-        "hooks": {"createRuntime": [{"path": "/usr/bin/nvidia-hook"}]},
+        "hooks": {
+            "createRuntime": [{"path": "/usr/bin/nvidia-hook"}],
+            "startContainer": [{"path": "/bin/in-the-image"}],
+        },
         "linux": {
             "namespaces": [
                 {"type": "pid"},
@@ -130,7 +133,10 @@ fn what_belongs_to_the_host_is_dropped() {
     }))
     .unwrap();
     let spec = as_json(&guest);
-    assert_eq!(spec.get("hooks"), None);
+    assert_eq!(
+        spec["hooks"],
+        json!({"startContainer": [{"path": "/bin/in-the-image"}]})
+    );
     let process = &spec["process"];
     assert_eq!(process.get("apparmorProfile"), None);
     assert_eq!(process.get("selinuxLabel"), None);
@@ -151,7 +157,10 @@ fn what_belongs_to_the_host_is_dropped() {
     assert_eq!(linux["maskedPaths"], json!(["/proc/kcore"]));
     let resources = &linux["resources"];
     assert_eq!(resources["memory"]["limit"], 1_048_576);
-    assert_eq!(resources["cpu"], json!({"quota": 1000, "period": 2000}));
+    assert_eq!(
+        resources["cpu"],
+        json!({"quota": 1000, "period": 2000, "cpus": "7", "mems": "1"})
+    );
     assert_eq!(resources["blockIO"], json!({"weight": 10}));
     assert_eq!(resources["pids"]["limit"], 5);
     assert_eq!(resources["devices"][0]["allow"], false);

@@ -141,6 +141,19 @@ impl Bundle {
         fs::rename(&temporary, self.0.join(name))
     }
 
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Fails when it is not there or cannot be read.
+    pub(crate) fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        fs::read(self.0.join(name))
+    }
+
+    /// Removes a file that may be gone, like the whole bundle.
+    pub(crate) fn remove(&self, name: &str) {
+        let _ = fs::remove_file(self.0.join(name));
+    }
+
     fn config(&self) -> Result<Vec<u8>, BundleError> {
         let path = self.0.join(CONFIG);
         fs::read(&path).map_err(|source| BundleError::Unreadable { path, source })

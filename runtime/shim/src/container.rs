@@ -4,8 +4,11 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use caisson_sandbox::ContainerLimits;
+
 use crate::bundle::Bundle;
 use crate::error::TaskError;
+use crate::hooks::Hooks;
 use crate::process::{Process, ProcessKey, State};
 
 /// A created container.
@@ -15,6 +18,11 @@ pub(crate) struct Container {
     pub(crate) bundle: Bundle,
     /// Its init process.
     pub(crate) init: Arc<Process>,
+    /// Changes of its limits take turns. Held over calls to the guest, and taken by nothing else.
+    pub(crate) updating: tokio::sync::Mutex<()>,
+    limits: Mutex<ContainerLimits>,
+    /// Programs of the host that are to run at its turning points.
+    pub(crate) hooks: Hooks,
     execs: Mutex<Execs>,
     oom_reported: AtomicBool,
 }
@@ -28,10 +36,18 @@ struct Execs {
 
 impl Container {
     /// A container whose init process was just created.
-    pub(crate) fn new(bundle: Bundle, init: Arc<Process>) -> Self {
+    pub(crate) fn new(
+        bundle: Bundle,
+        init: Arc<Process>,
+        hooks: Hooks,
+        limits: ContainerLimits,
+    ) -> Self {
         Self {
             bundle,
             init,
+            hooks,
+            updating: tokio::sync::Mutex::new(()),
+            limits: Mutex::new(limits),
             execs: Mutex::default(),
             oom_reported: AtomicBool::new(false),
         }
@@ -47,6 +63,16 @@ impl Container {
         }
         let found = self.execs().processes.get(exec).map(Arc::clone);
         found.ok_or_else(|| TaskError::Unknown(ProcessKey::new(&self.init.key.container, exec)))
+    }
+
+    /// The limits by which its machine is sized.
+    pub(crate) fn limits(&self) -> ContainerLimits {
+        *self.lock_limits()
+    }
+
+    /// Sets them; returns those before.
+    pub(crate) fn set_limits(&self, limits: ContainerLimits) -> ContainerLimits {
+        std::mem::replace(&mut *self.lock_limits(), limits)
     }
 
     /// Registers an exec.
@@ -97,6 +123,10 @@ impl Container {
     /// Whether this is the first time that running out of memory is reported.
     pub(crate) fn first_oom(&self) -> bool {
         !self.oom_reported.swap(true, Ordering::Relaxed)
+    }
+
+    fn lock_limits(&self) -> MutexGuard<'_, ContainerLimits> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn execs(&self) -> MutexGuard<'_, Execs> {

@@ -1,20 +1,23 @@
 //! The shim itself: set up once, then serves one pod until containerd says that it is over.
 
 use std::env;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tracing::Level;
 
 use crate::args::Args;
+use crate::hooks::HostMounts;
 use crate::liveness::Mark;
 use crate::log::FifoLog;
 use crate::phases;
@@ -23,7 +26,7 @@ use crate::publisher::Publisher;
 use crate::server::TaskServer;
 use crate::service::services;
 use crate::socket;
-use crate::start::{READY, bundle_dir};
+use crate::start::{ANSWERED, READY, bundle_dir};
 use crate::vm::KvmLauncher;
 
 /// Directory of the state of running sandboxes: `/run/caisson/<namespace>/<id>`.
@@ -48,19 +51,19 @@ pub(crate) fn state_dir(namespace: &str, id: &str) -> PathBuf {
 /// Fails when the process cannot be set up; `start` has been told then.
 pub(crate) fn serve(args: &Args) -> anyhow::Result<()> {
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
-    let mut starter = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let mut starter = UnixStream::from(io::stdout().as_fd().try_clone_to_owned()?);
     let null = OpenOptions::new()
         .read(true)
         .write(true)
         .open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
-    let result = set_up(args).and_then(|mark| {
+    let result = set_up(args).and_then(|(mark, host)| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("cannot set up the shim's event loop")?;
-        let served = runtime.block_on(run(args, socket, &mut starter));
+        let served = runtime.block_on(run(args, socket, host, &starter));
         // A thread that waits for a FIFO must not hold up the end.
         runtime.shutdown_background();
         drop(mark);
@@ -74,19 +77,20 @@ pub(crate) fn serve(args: &Args) -> anyhow::Result<()> {
 }
 
 /// What has to be done before there is a second thread.
-fn set_up(args: &Args) -> anyhow::Result<Mark> {
+fn set_up(args: &Args) -> anyhow::Result<(Mark, HostMounts)> {
     let bundle = bundle_dir(args)?;
     open_log(&bundle, args.debug);
     // A session of our own: no signal for containerd's terminal or process group is for us.
     rustix::process::setsid().context("cannot start a session")?;
     let mark = Mark::set(&bundle)
         .with_context(|| format!("cannot lock shim.pid in {}", bundle.display()))?;
+    let host = HostMounts::current().context("cannot open the host's mount namespace")?;
     caisson_sandbox::enter_mount_namespace().context(
         "cannot make a mount namespace for the pod: the shim needs root with CAP_SYS_ADMIN",
     )?;
     // The bundle is removed while we still run.
     env::set_current_dir("/")?;
-    Ok(mark)
+    Ok((mark, host))
 }
 
 fn open_log(bundle: &Path, debug: bool) {
@@ -110,7 +114,12 @@ fn open_log(bundle: &Path, debug: bool) {
     }));
 }
 
-async fn run(args: &Args, socket: OwnedFd, starter: &mut File) -> anyhow::Result<()> {
+async fn run(
+    args: &Args,
+    socket: OwnedFd,
+    host: HostMounts,
+    starter: &UnixStream,
+) -> anyhow::Result<()> {
     let listener = UnixListener::from(socket);
     let path = listener
         .local_addr()?
@@ -132,26 +141,48 @@ async fn run(args: &Args, socket: OwnedFd, starter: &mut File) -> anyhow::Result
         state_dir: state_dir(&args.namespace, &args.id),
     };
     let pod = Pod::new(options, publisher, Box::new(KvmLauncher));
+    pod.run_hooks_in(host);
     let server = TaskServer::start(listener, services(&pod, path.clone())).await?;
     note_start(&pod);
-    // Replaced, so that `start` sees the end of the stream and we are free of it.
-    starter.write_all(READY.as_bytes())?;
-    *starter = OpenOptions::new().write(true).open("/dev/null")?;
-
     let unused = async {
         if timeout(UNUSED_TIMEOUT, pod.used()).await.is_ok() {
             std::future::pending::<()>().await;
         }
     };
+    let forsaken = async {
+        match answered(starter).await {
+            Ok(()) => std::future::pending().await,
+            Err(error) => error,
+        }
+    };
     tokio::select! {
         () = pod.over() => {}
         () = unused => tracing::warn!(id = args.id, "nobody asked for a container; giving up"),
+        error = forsaken => {
+            tracing::warn!(id = args.id, "`start` ended before containerd had our address: {error}");
+        }
     }
     socket::remove(&path)?;
     server.stop().await;
     pod.publisher().flush(LAST_EVENTS).await;
     tracing::info!(id = args.id, "the shim ends");
     Ok(())
+}
+
+/// Tells `start` that we serve, and waits until it has told containerd.
+///
+/// # Errors
+/// Fails when it ends before: containerd takes that for a failed start and knows nothing of us.
+async fn answered(starter: &UnixStream) -> io::Result<()> {
+    let mut starter = starter.try_clone()?;
+    starter.write_all(READY.as_bytes())?;
+    starter.shutdown(Shutdown::Write)?;
+    starter.set_nonblocking(true)?;
+    let mut starter = tokio::net::UnixStream::from_std(starter)?;
+    match starter.read_u8().await? {
+        ANSWERED => Ok(()),
+        other => Err(io::Error::other(format!("it said {other}"))),
+    }
 }
 
 fn note_start(pod: &Pod) {

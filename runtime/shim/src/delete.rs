@@ -6,7 +6,7 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api;
 use containerd_shim_protos::shim_async::TaskClient;
@@ -21,6 +21,7 @@ use crate::bundle::Bundle;
 use crate::daemon::state_dir;
 use crate::event::timestamp;
 use crate::group::{Group, Role};
+use crate::hooks;
 use crate::liveness::{self, Liveness};
 use crate::process::{Exit, KILLED};
 use crate::socket;
@@ -29,14 +30,19 @@ use crate::start::bundle_dir;
 /// How long the shim of a pod may take to remove one of its containers. containerd gives us 5 s.
 const POD_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// When containerd's patience is almost over; what is left of it is for the answer.
+const HOOKS_END: Duration = Duration::from_millis(4500);
+
 /// Cleans up and prints how the container ended.
 ///
 /// # Errors
 /// Only when the answer cannot be printed: what could not be cleaned up is said on standard error,
 /// which containerd logs, and the rest is done.
 pub(crate) fn delete(args: &Args) -> anyhow::Result<()> {
+    let hooks_end = Instant::now() + HOOKS_END;
     let bundle = Bundle::new(bundle_dir(args)?);
-    let (pid, exit) = clean_up(args, &bundle, &state_dir(&args.namespace, &args.id));
+    let state = state_dir(&args.namespace, &args.id);
+    let (pid, exit) = clean_up(args, &bundle, &state, hooks_end);
     let mut response = api::DeleteResponse::new();
     response.pid = pid;
     response.exit_status = exit.status;
@@ -47,12 +53,19 @@ pub(crate) fn delete(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Removes what is left of the container and returns its recorded pid and its end.
-fn clean_up(args: &Args, bundle: &Bundle, state: &Path) -> (u32, Exit) {
+fn clean_up(args: &Args, bundle: &Bundle, state: &Path, hooks_end: Instant) -> (u32, Exit) {
     // Read first: the bundle may be damaged, and nothing here depends on the rest of it.
     let recorded = bundle.init_pid();
     let mut machine = None;
+    let mut pod_lives = false;
     if is_member(args, bundle) {
-        complain(leave_pod(args, bundle));
+        match leave_pod(args, bundle) {
+            Ok(lives) => pod_lives = lives,
+            Err(error) => {
+                eprintln!("{error}");
+                pod_lives = true;
+            }
+        }
     } else {
         complain(liveness::kill(bundle.path()));
         match caisson_sandbox::clean_up(state) {
@@ -61,8 +74,27 @@ fn clean_up(args: &Args, bundle: &Bundle, state: &Path) -> (u32, Exit) {
         }
         complain(remove_socket(args, bundle));
     }
+    // The shim of a pod that lives runs the hooks of its containers itself.
+    if !pod_lives {
+        complain(run_hooks(bundle, hooks_end));
+    }
     let pid = recorded.or(machine).unwrap_or_default();
     (pid, Exit::now(KILLED))
+}
+
+/// Runs the poststop hooks that the shim did not live to run.
+fn run_hooks(bundle: &Bundle, end: Instant) -> io::Result<()> {
+    let runtime = event_loop()?;
+    for complaint in runtime.block_on(hooks::run_due(bundle, end)) {
+        eprintln!("{complaint}");
+    }
+    Ok(())
+}
+
+fn event_loop() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
 }
 
 /// Whether the container lives in a shim that was started for another one.
@@ -104,26 +136,27 @@ fn remove_socket(args: &Args, bundle: &Bundle) -> io::Result<()> {
     Ok(())
 }
 
-/// Has the shim of the pod kill and forget one container. A pod that is gone has done so already.
-fn leave_pod(args: &Args, bundle: &Bundle) -> io::Result<()> {
+/// Has the shim of the pod kill and forget one container. Returns false for a pod that is gone: it
+/// has ended all its containers.
+fn leave_pod(args: &Args, bundle: &Bundle) -> io::Result<bool> {
     let Some(address) = bundle.address() else {
-        return Ok(());
+        return Ok(false);
     };
     let path = socket::path_of(&address);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = event_loop()?;
     let left = runtime.block_on(async {
         let leaving = async {
             let Ok(stream) = UnixStream::connect(&path).await else {
-                return Ok(());
+                return Ok(false);
             };
-            remove_container(Client::new(Socket::from(stream)), &args.id).await
+            remove_container(Client::new(Socket::from(stream)), &args.id)
+                .await
+                .map(|()| true)
         };
         timeout(POD_TIMEOUT, leaving).await
     });
     match left {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(lived)) => Ok(lived),
         Ok(Err(error)) => Err(io::Error::other(format!(
             "the shim of the pod did not remove the container: {error}"
         ))),

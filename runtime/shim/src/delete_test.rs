@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::clean_up;
+use super::{HOOKS_END, clean_up};
 use crate::args::{Action, Args};
 use crate::bundle::Bundle;
 use crate::fake_vm::FakeVm;
@@ -51,7 +51,7 @@ impl Bench {
             .join("state/test-delete")
             .join(&self.args.id);
         let began = std::time::Instant::now();
-        let (pid, exit) = clean_up(&self.args, &self.bundle, &state);
+        let (pid, exit) = clean_up(&self.args, &self.bundle, &state, began + HOOKS_END);
         assert!(began.elapsed() < Duration::from_secs(5));
         assert_eq!(exit.status, 137);
         pid
@@ -216,4 +216,52 @@ fn a_pod_that_does_not_answer_delays_two_seconds_only() {
     bench.delete();
     assert!(began.elapsed() >= Duration::from_secs(2));
     assert!(bench.socket().exists(), "it is the pod's");
+}
+
+/// Leaves a poststop hook that writes into the bundle, as a shim does that dies after Create.
+fn leave_hook(bundle: &Bundle) {
+    let due = serde_json::json!({
+        "state": {"ociVersion": "1.1.0", "id": "c", "status": "stopped", "bundle": bundle.path()},
+        "hooks": [{"path": "/bin/sh", "args": ["sh", "-c", "echo run >>hook"]}],
+    });
+    std::fs::write(bundle.path().join("poststop.json"), due.to_string()).unwrap();
+}
+
+#[test]
+fn hooks_that_a_dead_shim_did_not_run_are_run_once() {
+    for (id, config) in [("c1", r#"{"ociVersion":"1.0.2"}"#), ("c2", MEMBER)] {
+        let bench = bench(id);
+        bench.write("config.json", config);
+        leave_hook(&bench.bundle);
+        bench.delete();
+        bench.delete();
+        let written = std::fs::read_to_string(bench.bundle.path().join("hook")).unwrap();
+        assert_eq!(written, "run\n", "{id}");
+    }
+}
+
+#[test]
+fn hooks_of_a_container_are_left_to_a_pod_that_lives() {
+    let bench = bench("c2");
+    bench.write("config.json", MEMBER);
+    leave_hook(&bench.bundle);
+    let _silent = claim(&bench.socket());
+    bench
+        .bundle
+        .write_address(&socket::address(&bench.socket()))
+        .unwrap();
+    bench.delete();
+    assert!(!bench.bundle.path().join("hook").exists());
+}
+
+#[test]
+fn a_hook_that_hangs_is_killed_in_time() {
+    let bench = bench("c1");
+    let due = serde_json::json!({
+        "state": {"ociVersion": "1.1.0", "id": "c", "status": "stopped", "bundle": "/"},
+        "hooks": [{"path": "/bin/sh", "args": ["sh", "-c", "exec sleep 1000"]}],
+    });
+    bench.write("poststop.json", &due.to_string());
+    bench.delete();
+    assert!(!bench.bundle.path().join("poststop.json").exists());
 }

@@ -42,6 +42,10 @@ pub(crate) enum TaskEvent {
     ExecStarted(ProcessKey, u32),
     /// The memory limit killed a process of this container.
     OutOfMemory(String),
+    /// The processes of this container stand still.
+    Paused(String),
+    /// They go on.
+    Resumed(String),
     /// A process ended.
     Exited(ProcessKey, u32, Exit),
     /// A container is gone.
@@ -64,6 +68,8 @@ impl TaskEvent {
             Self::ExecAdded(_) => topics::TASK_EXEC_ADDED_EVENT_TOPIC,
             Self::ExecStarted(..) => topics::TASK_EXEC_STARTED_EVENT_TOPIC,
             Self::OutOfMemory(_) => topics::TASK_OOM_EVENT_TOPIC,
+            Self::Paused(_) => topics::TASK_PAUSED_EVENT_TOPIC,
+            Self::Resumed(_) => topics::TASK_RESUMED_EVENT_TOPIC,
             Self::Exited(..) => topics::TASK_EXIT_EVENT_TOPIC,
             Self::Deleted { .. } => topics::TASK_DELETE_EVENT_TOPIC,
         }
@@ -124,6 +130,16 @@ impl TaskEvent {
                 let mut event = events::TaskOOM::new();
                 event.container_id.clone_from(id);
                 any("containerd.events.TaskOOM", &event)
+            }
+            Self::Paused(id) => {
+                let mut event = events::TaskPaused::new();
+                event.container_id.clone_from(id);
+                any("containerd.events.TaskPaused", &event)
+            }
+            Self::Resumed(id) => {
+                let mut event = events::TaskResumed::new();
+                event.container_id.clone_from(id);
+                any("containerd.events.TaskResumed", &event)
             }
             Self::Exited(key, pid, exit) => {
                 let mut event = events::TaskExit::new();

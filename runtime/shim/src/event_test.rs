@@ -79,6 +79,8 @@ fn the_names_of_events_are_those_of_their_messages() {
             name::<task::TaskExecStarted>(),
         ),
         (TaskEvent::OutOfMemory(id()), name::<task::TaskOOM>()),
+        (TaskEvent::Paused(id()), name::<task::TaskPaused>()),
+        (TaskEvent::Resumed(id()), name::<task::TaskResumed>()),
         (TaskEvent::Exited(key(), 1, exit()), name::<TaskExit>()),
         (deleted, name::<task::TaskDelete>()),
     ];

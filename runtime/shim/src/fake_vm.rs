@@ -8,8 +8,10 @@ use async_trait::async_trait;
 use caisson_protocol::agent::StatsResponse;
 use caisson_sandbox::{
     Config, CreateContainer, CreateExec, ErrorKind, ProcessExit, ProcessId, ProcessStreams,
-    SandboxError, SandboxOptions, VmEnd, VmEndKind,
+    SandboxError, SandboxOptions, VmEnd, VmEndKind, VmSize,
 };
+use oci_spec::runtime::LinuxResources;
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, watch};
 
@@ -32,16 +34,38 @@ struct Inner {
     starts: Semaphore,
     /// Likewise for delete_process.
     deletes: Semaphore,
+    /// Likewise for what is done to a whole container.
+    changes: Semaphore,
+    /// Likewise for signal and create_container.
+    signals: Semaphore,
+    creates: Semaphore,
 }
 
 #[derive(Default)]
 struct Guest {
     processes: HashMap<ProcessId, GuestProcess>,
     calls: Vec<String>,
+    done: Vec<String>,
     refuse_create: Option<SandboxError>,
     refuse_start: Option<SandboxError>,
+    refuse_signal: Option<SandboxError>,
     refuse_delete: Option<SandboxError>,
+    refuse_change: Option<SandboxError>,
+    refuse_growth: Option<SandboxError>,
     launched: Option<SandboxOptions>,
+    /// The size of the machine now.
+    size: Option<VmSize>,
+    /// What execs do by themselves once they are started.
+    program: Option<Arc<dyn Fn(&ProcessId) -> Program + Send + Sync>>,
+}
+
+/// What a process does without being told.
+#[derive(Clone)]
+pub(crate) struct Program {
+    /// What it writes to standard output.
+    pub(crate) output: Vec<u8>,
+    /// Its exit status.
+    pub(crate) status: u32,
 }
 
 struct GuestProcess {
@@ -68,6 +92,9 @@ impl FakeVm {
             end: watch::Sender::new(None),
             starts: Semaphore::new(PERMITS),
             deletes: Semaphore::new(PERMITS),
+            changes: Semaphore::new(PERMITS),
+            signals: Semaphore::new(PERMITS),
+            creates: Semaphore::new(PERMITS),
         }))
     }
 
@@ -109,8 +136,18 @@ impl FakeVm {
     pub(crate) fn refuse_start(&self, kind: ErrorKind, message: &str) {
         self.guest().refuse_start = Some(error(kind, message));
     }
+    pub(crate) fn refuse_signal(&self, kind: ErrorKind, message: &str) {
+        self.guest().refuse_signal = Some(error(kind, message));
+    }
     pub(crate) fn refuse_delete(&self, kind: ErrorKind, message: &str) {
         self.guest().refuse_delete = Some(error(kind, message));
+    }
+
+    pub(crate) fn refuse_change(&self, kind: ErrorKind, message: &str) {
+        self.guest().refuse_change = Some(error(kind, message));
+    }
+    pub(crate) fn refuse_growth(&self, kind: ErrorKind, message: &str) {
+        self.guest().refuse_growth = Some(error(kind, message));
     }
 
     /// Holds up every start until the returned guard is dropped.
@@ -125,9 +162,70 @@ impl FakeVm {
         self.0.deletes.try_acquire_many(all).unwrap()
     }
 
+    /// Holds up every change of a container until the returned guard is dropped.
+    pub(crate) fn hold_changes(&self) -> impl Drop + '_ {
+        let all = u32::try_from(PERMITS).unwrap();
+        self.0.changes.try_acquire_many(all).unwrap()
+    }
+
+    /// Holds up every signal until the returned guard is dropped.
+    pub(crate) fn hold_signals(&self) -> impl Drop + '_ {
+        let all = u32::try_from(PERMITS).unwrap();
+        self.0.signals.try_acquire_many(all).unwrap()
+    }
+
+    /// Holds up every creation until the returned guard is dropped.
+    pub(crate) fn hold_creates(&self) -> impl Drop + '_ {
+        let all = u32::try_from(PERMITS).unwrap();
+        self.0.creates.try_acquire_many(all).unwrap()
+    }
+
+    /// Lets execs run `program` from now on. Their end is told before their output comes, and both
+    /// before the guest has answered their start.
+    pub(crate) fn execs_run(
+        &self,
+        program: impl Fn(&ProcessId) -> Program + Send + Sync + 'static,
+    ) {
+        self.guest().program = Some(Arc::new(program));
+    }
+
+    /// Runs the program of a started exec, if there is one.
+    fn run(&self, id: &ProcessId) {
+        let mut guest = self.guest();
+        let Some(program) = guest.program.clone().filter(|_| !id.exec.is_empty()) else {
+            return;
+        };
+        let program = program(id);
+        let Some(process) = guest.processes.get_mut(id) else {
+            return;
+        };
+        let mut streams = std::mem::take(&mut process.streams);
+        process.exit.send_replace(Some(ProcessExit {
+            status: program.status,
+            exited_at: SystemTime::now(),
+            oom_killed: false,
+        }));
+        tokio::spawn(async move {
+            if let Some(stdout) = &mut streams.stdout {
+                // Who does not want its output has closed the stream.
+                let _ = stdout.write_all(&program.output).await;
+            }
+        });
+    }
+
+    /// Forgets the calls so far.
+    pub(crate) fn forget_calls(&self) {
+        self.guest().calls.clear();
+    }
+
     /// The calls so far, `name container/exec`.
     pub(crate) fn calls(&self) -> Vec<String> {
         self.guest().calls.clone()
+    }
+
+    /// The changes of containers that were carried out.
+    pub(crate) fn done(&self) -> Vec<String> {
+        self.guest().done.clone()
     }
 
     pub(crate) fn launched(&self) -> Option<SandboxOptions> {
@@ -141,6 +239,19 @@ impl FakeVm {
     fn call(&self, name: &str, id: &ProcessId) {
         let line = format!("{name} {}/{}", id.container, id.exec);
         self.guest().calls.push(line);
+    }
+
+    async fn changed(&self, name: &str, container: &str) -> Result<(), SandboxError> {
+        self.call(name, &key(container, ""));
+        let _held = self.0.changes.acquire().await.unwrap();
+        let mut guest = self.guest();
+        match guest.refuse_change.take() {
+            Some(error) => Err(error),
+            None => {
+                guest.done.push(format!("{name} {container}/"));
+                Ok(())
+            }
+        }
     }
 
     fn add(&self, id: ProcessId, wanted: [bool; 3]) -> ProcessStreams {
@@ -178,6 +289,7 @@ impl Launcher for FakeLauncher {
         _: &Config,
         options: SandboxOptions,
     ) -> Result<Arc<dyn Vm>, SandboxError> {
+        self.0.guest().size = Some(options.size);
         self.0.guest().launched = Some(options);
         Ok(Arc::new(self.0.clone()))
     }
@@ -188,11 +300,18 @@ impl Vm for FakeVm {
     fn pid(&self) -> u32 {
         PID
     }
+    fn set_oom_score(&self, score: i32) -> Result<(), SandboxError> {
+        self.call(&format!("oom-score {score}"), &key("", ""));
+        Ok(())
+    }
     fn guest_kernel(&self) -> String {
         "6.12-fake".into()
     }
     fn phases(&self) -> Vec<(String, u64)> {
         Vec::new()
+    }
+    fn boot_size(&self) -> VmSize {
+        self.guest().launched.as_ref().unwrap().size
     }
     async fn ended(&self) -> VmEnd {
         let mut end = self.0.end.subscribe();
@@ -205,6 +324,7 @@ impl Vm for FakeVm {
     ) -> Result<ProcessStreams, SandboxError> {
         let id = key(&request.id, "");
         self.call("create", &id);
+        let _held = self.0.creates.acquire().await.unwrap();
         if let Some(error) = self.guest().refuse_create.take() {
             return Err(error);
         }
@@ -220,9 +340,13 @@ impl Vm for FakeVm {
     async fn start_process(&self, process: &ProcessId) -> Result<(), SandboxError> {
         self.call("start", process);
         let _held = self.0.starts.acquire().await.unwrap();
-        match self.guest().refuse_start.take() {
+        let refused = self.guest().refuse_start.take();
+        match refused {
             Some(error) => Err(error),
-            None => Ok(()),
+            None => {
+                self.run(process);
+                Ok(())
+            }
         }
     }
     async fn wait_process(&self, process: &ProcessId) -> Result<ProcessExit, SandboxError> {
@@ -244,7 +368,11 @@ impl Vm for FakeVm {
         all: bool,
     ) -> Result<(), SandboxError> {
         self.call(&format!("signal {signal} {all}"), process);
-        let guest = self.guest();
+        let _held = self.0.signals.acquire().await.unwrap();
+        let mut guest = self.guest();
+        if let Some(error) = guest.refuse_signal.take() {
+            return Err(error);
+        }
         let Some(found) = guest.processes.get(process) else {
             return Err(error(ErrorKind::NotFound, "no such process"));
         };
@@ -280,11 +408,39 @@ impl Vm for FakeVm {
         self.call(&format!("resize {width}x{height}"), process);
         Ok(())
     }
-    async fn stats(&self, _: &str) -> Result<StatsResponse, SandboxError> {
+    async fn stats(&self, container: &str) -> Result<StatsResponse, SandboxError> {
+        self.changed("stats", container).await?;
         Ok(StatsResponse::new())
+    }
+    async fn pause(&self, container: &str) -> Result<(), SandboxError> {
+        self.changed("pause", container).await
+    }
+    async fn resume(&self, container: &str) -> Result<(), SandboxError> {
+        self.changed("resume", container).await
+    }
+    async fn update(&self, container: &str, resources: LinuxResources) -> Result<(), SandboxError> {
+        let limit = resources.pids().map(|pids| pids.limit());
+        self.changed(&format!("update {limit:?}"), container).await
+    }
+    async fn resize_machine(&self, size: VmSize) -> Result<(), SandboxError> {
+        let mut guest = self.guest();
+        if guest.size == Some(size) {
+            return Ok(());
+        }
+        guest
+            .calls
+            .push(format!("resize machine {} {}", size.vcpus, size.memory_mib));
+        match guest.refuse_growth.take() {
+            Some(error) => Err(error),
+            None => {
+                guest.size = Some(size);
+                Ok(())
+            }
+        }
     }
     async fn stop(&self) {
         self.call("stop", &key("", ""));
+        self.guest().processes.clear();
         self.0.end.send_replace(Some(VmEnd {
             kind: VmEndKind::Stopped,
             description: "stopped".into(),

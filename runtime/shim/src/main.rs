@@ -13,11 +13,13 @@ mod delete;
 mod dialect;
 mod error;
 mod event;
+mod fail_point;
 #[cfg(test)]
 mod fake_containerd;
 #[cfg(test)]
 mod fake_vm;
 mod group;
+mod hooks;
 mod info;
 mod inherited;
 mod liveness;

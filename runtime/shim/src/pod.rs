@@ -1,20 +1,22 @@
 //! A pod: one virtual machine and the containers in it, as containerd's task service sees them.
 
+mod change;
 mod create;
 mod end;
 mod run;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use caisson_protocol::agent::StatsResponse;
 use caisson_sandbox::VmEnd;
 use tokio::sync::{OnceCell, watch};
 
 use crate::container::Container;
 use crate::error::TaskError;
+use crate::fail_point::FailPoints;
+use crate::hooks::HostMounts;
 use crate::phases::Phases;
 use crate::process::{Exit, Process, ProcessKey, State};
 use crate::publisher::Publisher;
@@ -44,10 +46,17 @@ pub(crate) struct Pod {
     publisher: Publisher,
     phases: Arc<Phases>,
     launcher: Box<dyn Launcher>,
+    /// Where hooks run, if not in the mount namespace of this process.
+    host_mounts: OnceLock<HostMounts>,
+    fail_points: FailPoints,
     vm: OnceCell<Arc<dyn Vm>>,
+    /// The highest OOM score that a container brought, which is the machine's.
+    oom_score: Mutex<Option<i32>>,
     /// Why the virtual machine is gone, once it is.
     end: watch::Sender<Option<VmEnd>>,
     containers: Mutex<HashMap<String, Slot>>,
+    /// Changes of the machine's size take turns; taken by nothing else.
+    sizing: tokio::sync::Mutex<()>,
     /// Whether a container was ever created or asked for.
     used: watch::Sender<bool>,
     over: watch::Sender<bool>,
@@ -85,12 +94,22 @@ impl Pod {
             publisher,
             phases: Arc::new(phases),
             launcher,
+            host_mounts: OnceLock::new(),
+            fail_points: FailPoints::default(),
             vm: OnceCell::new(),
+            oom_score: Mutex::default(),
             end: watch::Sender::new(None),
             containers: Mutex::default(),
+            sizing: tokio::sync::Mutex::default(),
             used: watch::Sender::new(false),
             over: watch::Sender::new(false),
         })
+    }
+
+    /// Has the hooks of containers run in the mount namespace `host`.
+    pub(crate) fn run_hooks_in(&self, host: HostMounts) {
+        // The first one holds; there is only one.
+        let _ = self.host_mounts.set(host);
     }
 
     /// The state of a process. Never waits.
@@ -100,8 +119,13 @@ impl Pod {
     pub(crate) fn state(&self, key: &ProcessKey) -> Result<Snapshot, TaskError> {
         let container = self.container(&key.container)?;
         let process = container.process(&key.exec)?;
+        let state = match (process.state(), container.init.state()) {
+            // A container stands still as a whole.
+            (State::Running, State::Paused) => State::Paused,
+            (state, _) => state,
+        };
         Ok(Snapshot {
-            state: process.state(),
+            state,
             process,
             bundle: container.bundle.path().to_owned(),
         })
@@ -157,23 +181,13 @@ impl Pod {
                 process.set_size(width, height);
                 Ok(())
             }
-            State::Created | State::Running => {
+            State::Created | State::Running | State::Paused => {
                 let vm = self.running_vm(key)?;
                 let id = key.id();
                 Ok(vm::alive(&*vm, vm.resize(&id, width, height)).await?)
             }
             State::Stopped(_) | State::Deleted(_) => Err(TaskError::Finished(key.clone())),
         }
-    }
-
-    /// Resource usage of a container.
-    ///
-    /// # Errors
-    /// [`TaskError::Unknown`] or the sandbox's.
-    pub(crate) async fn stats(&self, container: &str) -> Result<StatsResponse, TaskError> {
-        let key = self.container(container)?.init.key.clone();
-        let vm = self.running_vm(&key)?;
-        Ok(vm::alive(&*vm, vm.stats(container)).await?)
     }
 
     /// Returns when the shim has nothing left to do.
@@ -226,6 +240,9 @@ impl Pod {
     }
 }
 
+#[cfg(test)]
+#[path = "pod/hooks_test.rs"]
+mod hooks_tests;
 #[cfg(test)]
 #[path = "pod_test.rs"]
 mod tests;

@@ -1,5 +1,8 @@
 //! The task service against a fake virtual machine: states, codes, events and their order.
 
+#[path = "pod_test/changing.rs"]
+mod changing;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +22,9 @@ use crate::options::Options;
 use crate::process::{Exit, ProcessKey, State};
 use crate::publisher::Publisher;
 use crate::stdio::StdioPaths;
+
+#[path = "pod_test/faults.rs"]
+mod faults;
 
 struct Bench {
     dir: tempfile::TempDir,

@@ -77,8 +77,8 @@ impl Exit {
     }
 }
 
-/// Where a process is in its life. Only forward: Added → Created → Running → Stopped → Deleted,
-/// and from any of them to Stopped.
+/// Where a process is in its life: Added → Created → Running ⇄ Paused → Stopped → Deleted, and from
+/// any of them to Stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     /// An exec that is known here and not yet in the guest.
@@ -87,6 +87,9 @@ pub(crate) enum State {
     Created,
     /// It runs.
     Running,
+    /// An init process that stands still with its container. Its execs stand still in their state
+    /// of running.
+    Paused,
     /// It ended.
     Stopped(Exit),
     /// It ended and was deleted; nobody finds it any more, but a waiter may still hold it.
@@ -99,6 +102,7 @@ impl State {
         match self {
             Self::Added | Self::Created => "created",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopped(_) => "stopped",
             Self::Deleted(_) => "deleted",
         }
@@ -115,6 +119,16 @@ impl State {
     /// The state after the process was started; `None` when it cannot be.
     fn started(self) -> Option<Self> {
         matches!(self, Self::Added | Self::Created).then_some(Self::Running)
+    }
+
+    /// The state after its container was paused; `None` when it cannot be.
+    fn paused(self) -> Option<Self> {
+        (self == Self::Running).then_some(Self::Paused)
+    }
+
+    /// The state after its container was resumed; `None` when it cannot be.
+    fn resumed(self) -> Option<Self> {
+        (self == Self::Paused).then_some(Self::Running)
     }
 
     /// The state after the process ended; `None` when it had already.
@@ -219,21 +233,44 @@ impl Process {
             .map_err(|state| self.refused("start", state))
     }
 
+    /// Records that it stands still.
+    ///
+    /// # Errors
+    /// [`TaskError::State`] unless it runs.
+    pub(crate) fn set_paused(&self) -> Result<(), TaskError> {
+        self.change(State::paused)
+            .map(drop)
+            .map_err(|state| self.refused("pause", state))
+    }
+
+    /// Records that it goes on.
+    ///
+    /// # Errors
+    /// [`TaskError::State`] unless it stands still.
+    pub(crate) fn set_resumed(&self) -> Result<(), TaskError> {
+        self.change(State::resumed)
+            .map(drop)
+            .map_err(|state| self.refused("resume", state))
+    }
+
     /// Records its end; false when that was known already.
     pub(crate) fn set_exited(&self, exit: Exit) -> bool {
         self.change(|state| state.exited(exit)).is_ok()
     }
 
-    /// Records its deletion.
+    /// Records its deletion, after which nobody has anything to wait for.
     ///
     /// # Errors
-    /// [`TaskError::Unknown`] for the second time, [`TaskError::Running`] while it is in the
-    /// guest.
+    /// [`TaskError::Unknown`] for the second time, [`TaskError::Running`] or
+    /// [`TaskError::State`] while it is in the guest.
     pub(crate) fn set_deleted(&self) -> Result<Exit, TaskError> {
         match self.change(State::deleted) {
-            Ok(state) => state.exit().ok_or_else(|| self.refused("delete", state)),
-            Err(State::Deleted(_)) => Err(TaskError::Unknown(self.key.clone())),
-            Err(_) => Err(TaskError::Running(self.key.clone())),
+            Ok(state) => {
+                // An exec that was never started has no output, and nobody who says so.
+                self.set_drained();
+                state.exit().ok_or_else(|| self.refused("delete", state))
+            }
+            Err(state) => Err(self.undeletable(state)),
         }
     }
 
@@ -270,6 +307,15 @@ impl Process {
             action,
             key: self.key.clone(),
             state: state.name(),
+        }
+    }
+
+    /// The error for a deletion that `state` forbids.
+    pub(crate) fn undeletable(&self, state: State) -> TaskError {
+        match state {
+            State::Deleted(_) => TaskError::Unknown(self.key.clone()),
+            State::Running => TaskError::Running(self.key.clone()),
+            state => self.refused("delete", state),
         }
     }
 

@@ -48,6 +48,18 @@ fn the_states_follow_one_another() {
     assert_eq!(stopped.deleted(), Some(deleted), "the exit is kept");
 }
 
+#[tokio::test]
+async fn who_waits_for_an_exec_that_is_deleted_unstarted_gets_an_answer() {
+    let process = exec();
+    let (waited, ()) = tokio::join!(
+        tokio::time::timeout(Duration::from_secs(10), process.wait()),
+        async {
+            process.set_deleted().unwrap();
+        }
+    );
+    assert_eq!(waited.unwrap().status, 0);
+}
+
 #[test]
 fn only_the_first_exit_counts() {
     let process = exec();

@@ -4,20 +4,23 @@ use std::collections::HashMap;
 use std::io;
 use std::os::unix::net::UnixListener as StdListener;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_core::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 use ttrpc::r#async::transport::Listener;
 use ttrpc::r#async::{Server, Service};
 
 /// How long the last answers may take to leave once every call has ended: they are short and the
 /// socket is local, so this only bounds a client that does not read.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// Pause after a connection could not be taken, for want of descriptors or memory. Nothing
+/// announces that there are some again, and the connection still waits.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A running server.
 pub(crate) struct TaskServer {
@@ -41,6 +44,7 @@ impl TaskServer {
         let connections_in = Connections {
             listener: UnixListener::from_std(listener)?,
             alive,
+            pause: None,
         };
         let mut server = Server::new()
             .add_listener(Listener::new(connections_in))
@@ -67,18 +71,31 @@ impl TaskServer {
 struct Connections {
     listener: UnixListener,
     alive: mpsc::Sender<()>,
+    /// Runs after a failure.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Stream for Connections {
     type Item = io::Result<Connection>;
 
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.listener.poll_accept(context).map(|accepted| {
-            Some(accepted.map(|(stream, _)| Connection {
-                stream,
-                _alive: self.alive.clone(),
-            }))
-        })
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(context));
+                self.pause = None;
+            }
+            match ready!(self.listener.poll_accept(context)) {
+                Ok((stream, _)) => {
+                    let _alive = self.alive.clone();
+                    return Poll::Ready(Some(Ok(Connection { stream, _alive })));
+                }
+                // The library would try again at once, and use up the whole thread with it.
+                Err(error) => {
+                    tracing::warn!("a connection waits: {error}");
+                    self.pause = Some(Box::pin(sleep(ACCEPT_PAUSE)));
+                }
+            }
+        }
     }
 }
 

@@ -13,12 +13,13 @@ use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::{EnumOrUnknown, MessageField};
 use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::shim_async::{Task, create_task};
-use oci_spec::runtime::Process as ProcessSpec;
+use oci_spec::runtime::{LinuxResources, Process as ProcessSpec};
+use protobuf::well_known_types::any::Any;
 use ttrpc::r#async::{Service, TtrpcContext};
 
 use crate::error::TaskError;
 use crate::event::{any, timestamp};
-use crate::metrics::metrics;
+use crate::metrics::Hierarchy;
 use crate::options::Options;
 use crate::pod::{CreateRequest, ExecRequest, Pod};
 use crate::process::{ProcessKey, State};
@@ -29,8 +30,8 @@ use crate::stdio::StdioPaths;
 /// for the one that `start` announced. Their messages are the same.
 const VERSIONS: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 
-/// What [`metrics`] makes, as containerd's clients know it.
-const METRICS: &str = "io.containerd.cgroups.v2.Metrics";
+/// The type of what Update carries, at the end of its URL.
+const RESOURCES: &str = "/LinuxResources";
 
 /// The task service of one shim.
 #[derive(Clone)]
@@ -38,6 +39,8 @@ pub(crate) struct TaskService {
     pod: Arc<Pod>,
     /// Our socket, which is gone before the last answer is given.
     socket: PathBuf,
+    /// The form in which this host's clients expect statistics.
+    hierarchy: Hierarchy,
 }
 
 /// The services to register with the server.
@@ -45,6 +48,7 @@ pub(crate) fn services(pod: &Arc<Pod>, socket: PathBuf) -> HashMap<String, Servi
     let service = TaskService {
         pod: Arc::clone(pod),
         socket,
+        hierarchy: Hierarchy::of_host(),
     };
     VERSIONS
         .into_iter()
@@ -64,6 +68,24 @@ async fn detached<T: Send + 'static>(
         Ok(result) => Ok(result?),
         Err(error) => Err(TaskError::Internal(format!("the shim failed: {error}")).into()),
     }
+}
+
+/// The limits in an Update request.
+fn resources(any: Option<&Any>) -> Result<LinuxResources, TaskError> {
+    let Some(any) = any else {
+        return Err(TaskError::Invalid(
+            "the update names no resources: say which limits to change".to_owned(),
+        ));
+    };
+    if !any.type_url.ends_with(RESOURCES) {
+        return Err(TaskError::Invalid(format!(
+            "an update with {:?} is not known, only one with LinuxResources of the OCI runtime \
+             specification",
+            any.type_url
+        )));
+    }
+    serde_json::from_slice(&any.value)
+        .map_err(|error| TaskError::Invalid(format!("the resources are not valid: {error}")))
 }
 
 #[async_trait]
@@ -128,6 +150,7 @@ impl Task for TaskService {
         response.status = EnumOrUnknown::new(match snapshot.state {
             State::Added | State::Created => api::Status::CREATED,
             State::Running => api::Status::RUNNING,
+            State::Paused => api::Status::PAUSED,
             State::Stopped(_) | State::Deleted(_) => api::Status::STOPPED,
         });
         response.stdin.clone_from(&process.stdio.stdin);
@@ -270,7 +293,7 @@ impl Task for TaskService {
     ) -> ttrpc::Result<api::StatsResponse> {
         let stats = self.pod.stats(&request.id).await?;
         let mut response = api::StatsResponse::new();
-        response.stats = MessageField::some(any(METRICS, &metrics(&stats)));
+        response.stats = MessageField::some(self.hierarchy.metrics(&stats));
         Ok(response)
     }
 
@@ -292,23 +315,32 @@ impl Task for TaskService {
         Ok(api::Empty::new())
     }
 
-    async fn pause(&self, _: &TtrpcContext, _: api::PauseRequest) -> ttrpc::Result<api::Empty> {
-        Err(TaskError::Unimplemented("pausing a container is not supported yet").into())
+    async fn pause(
+        &self,
+        _: &TtrpcContext,
+        request: api::PauseRequest,
+    ) -> ttrpc::Result<api::Empty> {
+        detached(Arc::clone(&self.pod).pause(request.id)).await?;
+        Ok(api::Empty::new())
     }
 
-    async fn resume(&self, _: &TtrpcContext, _: api::ResumeRequest) -> ttrpc::Result<api::Empty> {
-        Err(TaskError::Unimplemented("resuming a container is not supported yet").into())
+    async fn resume(
+        &self,
+        _: &TtrpcContext,
+        request: api::ResumeRequest,
+    ) -> ttrpc::Result<api::Empty> {
+        detached(Arc::clone(&self.pod).resume(request.id)).await?;
+        Ok(api::Empty::new())
     }
 
     async fn update(
         &self,
         _: &TtrpcContext,
-        _: api::UpdateTaskRequest,
+        request: api::UpdateTaskRequest,
     ) -> ttrpc::Result<api::Empty> {
-        Err(TaskError::Unimplemented(
-            "changing the resources of a running container is not supported yet",
-        )
-        .into())
+        let resources = resources(request.resources.as_ref())?;
+        detached(Arc::clone(&self.pod).update(request.id, resources)).await?;
+        Ok(api::Empty::new())
     }
 
     async fn checkpoint(
@@ -323,3 +355,7 @@ impl Task for TaskService {
 #[cfg(test)]
 #[path = "service_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "flood_test.rs"]
+mod flood;

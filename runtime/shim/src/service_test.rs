@@ -1,5 +1,10 @@
 //! The task service over its socket, as containerd's client uses it.
 
+#[path = "service_test/abandoned.rs"]
+mod abandoned;
+#[path = "service_test/states.rs"]
+mod states;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +78,16 @@ fn exec(id: &str, spec: &str) -> api::ExecProcessRequest {
     request
 }
 
+fn update(resources: &str) -> api::UpdateTaskRequest {
+    let mut request = api::UpdateTaskRequest::new();
+    request.id = "c1".into();
+    let mut any = Any::new();
+    any.type_url = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources".into();
+    any.value = resources.as_bytes().to_vec();
+    request.resources = MessageField::some(any);
+    request
+}
+
 const SPEC: &str = r#"{"user":{"uid":0,"gid":0},"cwd":"/","args":["true"]}"#;
 
 impl Bench {
@@ -107,13 +122,30 @@ impl Bench {
     }
 
     async fn create(&self) -> ttrpc::Result<api::CreateTaskResponse> {
+        self.tasks.create(context(), &self.create_request()).await
+    }
+
+    fn create_request(&self) -> api::CreateTaskRequest {
         let bundle = self.dir.path().join("bundle");
         std::fs::create_dir_all(&bundle).unwrap();
         std::fs::write(bundle.join("config.json"), r#"{"ociVersion":"1.0.2"}"#).unwrap();
         let mut request = api::CreateTaskRequest::new();
         request.id = "c1".into();
         request.bundle = bundle.display().to_string();
-        self.tasks.create(context(), &request).await
+        request
+    }
+
+    async fn pause(&self) -> ttrpc::Result<api::Empty> {
+        let mut request = api::PauseRequest::new();
+        request.id = "c1".into();
+        self.tasks.pause(context(), &request).await
+    }
+
+    async fn wait(&self, exec: &str) {
+        let mut request = api::WaitRequest::new();
+        request.id = "c1".into();
+        request.exec_id = exec.into();
+        self.tasks.wait(context(), &request).await.unwrap();
     }
 
     async fn running() -> Self {

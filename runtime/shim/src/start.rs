@@ -5,15 +5,18 @@ use std::env;
 use std::fs;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
+use rustix::io::Errno;
+use rustix::thread::{CoreSchedulingScope, create_core_scheduling_cookie};
 
 use crate::args::Args;
 use crate::bundle::Bundle;
 use crate::dialect::{Bootstrap, MAX_INPUT};
+use crate::fail_point::{FailPoints, Point};
 use crate::group::{Group, Role};
 use crate::inherited;
 use crate::phases;
@@ -21,6 +24,9 @@ use crate::socket::{self, Claim};
 
 /// What the daemon writes when it serves; anything else is the reason why it does not.
 pub(crate) const READY: &str = "ready";
+/// What it gets back when containerd has the answer. A daemon whose `start` ends without that is
+/// one that containerd will never know of.
+pub(crate) const ANSWERED: u8 = 1;
 
 /// Starts the shim and prints its address.
 ///
@@ -39,13 +45,18 @@ pub(crate) fn start(args: &Args) -> anyhow::Result<()> {
         env::var("TTRPC_ADDRESS").ok().as_deref(),
     );
     let bundle = Bundle::new(bundle_dir(args)?);
-    let group = Group::of(&args.id, &bundle.annotations()?)?;
+    let annotations = bundle.annotations()?;
+    let group = Group::of(&args.id, &annotations)?;
+    let fail_points = FailPoints::default();
+    fail_points.arm(&annotations, bundle.path())?;
+    fail_points.pass_blocking(Point::ShimBeforeListen)?;
     let dir = bootstrap
         .socket_dir
         .as_deref()
         .unwrap_or(socket::DEFAULT_DIR);
     let path = socket::path(Path::new(dir), &args.address, &args.namespace, &group.key);
     let address = socket::address(&path);
+    let mut started = None;
     if group.role == Role::Member {
         if !socket::is_live(&path) {
             bail!(
@@ -58,9 +69,12 @@ pub(crate) fn start(args: &Args) -> anyhow::Result<()> {
     } else {
         match socket::claim(&path)? {
             Claim::Bound(listener) => {
-                if let Err(error) = run_daemon(args, &bootstrap, bundle.path(), listener, began) {
-                    let _ = socket::remove(&path);
-                    return Err(error);
+                match run_daemon(args, &bootstrap, bundle.path(), listener, began) {
+                    Ok(daemon) => started = Some(daemon),
+                    Err(error) => {
+                        let _ = socket::remove(&path);
+                        return Err(error);
+                    }
                 }
             }
             // A group without roles: the first container brought up the shim.
@@ -72,12 +86,18 @@ pub(crate) fn start(args: &Args) -> anyhow::Result<()> {
             ),
         }
     }
+    fail_points.pass_blocking(Point::ShimAfterListen)?;
     bundle
         .write_address(&address)
         .with_context(|| format!("cannot write the address into {}", bundle.path().display()))?;
     let answer = bootstrap.dialect.answer(&address)?;
     io::stdout().write_all(&answer)?;
     io::stdout().flush()?;
+    if let Some(mut daemon) = started {
+        daemon
+            .write_all(&[ANSWERED])
+            .context("the shim's daemon ended as soon as it was ready")?;
+    }
     Ok(())
 }
 
@@ -103,18 +123,22 @@ fn read_input() -> anyhow::Result<Vec<u8>> {
 }
 
 /// Starts this program again as the daemon, with the listening socket as standard input, and waits
-/// until it serves.
+/// until it serves. Returns the connection on which it waits for [`ANSWERED`].
 fn run_daemon(
     args: &Args,
     bootstrap: &Bootstrap,
     bundle: &Path,
     listener: UnixListener,
     began: u64,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<UnixStream> {
     // Without it the kernel may prefer containerd to a pod; no reason not to run, and a warning
     // would be taken for a part of the answer.
     let _ = raise_oom_score();
+    if env::var_os("SCHED_CORE").is_some_and(|value| !value.is_empty()) {
+        share_no_core()?;
+    }
     let program = env::current_exe().context("cannot find this program's own file")?;
+    let (mut ours, theirs) = UnixStream::pair()?;
     let mut command = Command::new(program);
     command
         .args(["-namespace", &args.namespace, "-id", &args.id])
@@ -123,24 +147,39 @@ fn run_daemon(
         .env("TTRPC_ADDRESS", &bootstrap.ttrpc_address)
         .env(phases::START_VARIABLE, began.to_string())
         .stdin(Stdio::from(OwnedFd::from(listener)))
-        .stdout(Stdio::piped())
+        .stdout(Stdio::from(OwnedFd::from(theirs)))
         .stderr(Stdio::null());
     if args.debug || bootstrap.debug {
         command.arg("-debug");
     }
     let mut daemon = command.spawn().context("cannot start the daemon")?;
+    // It holds the other end, which must be the daemon's alone.
+    drop(command);
     let mut said = String::new();
-    if let Some(mut output) = daemon.stdout.take() {
-        output.read_to_string(&mut said)?;
-    }
+    ours.read_to_string(&mut said)?;
     if said == READY {
-        return Ok(());
+        return Ok(ours);
     }
     let status = daemon.wait()?;
     if said.is_empty() {
         bail!("the shim's daemon ended before it was ready: {status}");
     }
     bail!("{said}")
+}
+
+/// Keeps this process, and with it the daemon and all that it starts, from running on a CPU core at
+/// the same time as anything else (Documentation/admin-guide/hw-vuln/core-scheduling.rst).
+/// containerd asks for it with `SCHED_CORE`.
+fn share_no_core() -> anyhow::Result<()> {
+    let own = rustix::process::getpid();
+    match create_core_scheduling_cookie(own, CoreSchedulingScope::ThreadGroup) {
+        // Cores without sibling threads are not shared.
+        Ok(()) | Err(Errno::NODEV) => Ok(()),
+        Err(error) => Err(error).context(
+            "SCHED_CORE is set, but this kernel cannot keep pods on CPU cores of their own: use \
+             one with CONFIG_SCHED_CORE, or unset it",
+        ),
+    }
 }
 
 /// Makes the kernel prefer the shim to containerd, its parent, when memory runs out.

@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use caisson_protocol::agent::StatsResponse;
 use caisson_sandbox::{
     Config, CreateContainer, CreateExec, ErrorKind, ProcessExit, ProcessId, ProcessStreams,
-    Sandbox, SandboxError, SandboxOptions, VmEnd,
+    Sandbox, SandboxError, SandboxOptions, VmEnd, VmSize,
 };
+use oci_spec::runtime::LinuxResources;
 use tokio::time::timeout;
 
 /// How long after a call failed for want of the virtual machine its end is waited for: the end
@@ -31,10 +32,14 @@ pub(crate) trait Launcher: Send + Sync {
 pub(crate) trait Vm: Send + Sync {
     /// See [`Sandbox::pid`].
     fn pid(&self) -> u32;
+    /// See [`Sandbox::set_oom_score`].
+    fn set_oom_score(&self, score: i32) -> Result<(), SandboxError>;
     /// See [`Sandbox::guest_kernel`].
     fn guest_kernel(&self) -> String;
     /// See [`Sandbox::phases`].
     fn phases(&self) -> Vec<(String, u64)>;
+    /// See [`Sandbox::boot_size`].
+    fn boot_size(&self) -> VmSize;
     /// See [`Sandbox::ended`].
     async fn ended(&self) -> VmEnd;
     /// See [`Sandbox::create_container`].
@@ -62,6 +67,14 @@ pub(crate) trait Vm: Send + Sync {
     ) -> Result<(), SandboxError>;
     /// See [`Sandbox::stats`].
     async fn stats(&self, container: &str) -> Result<StatsResponse, SandboxError>;
+    /// See [`Sandbox::pause_container`].
+    async fn pause(&self, container: &str) -> Result<(), SandboxError>;
+    /// See [`Sandbox::resume_container`].
+    async fn resume(&self, container: &str) -> Result<(), SandboxError>;
+    /// See [`Sandbox::update_container`].
+    async fn update(&self, container: &str, resources: LinuxResources) -> Result<(), SandboxError>;
+    /// See [`Sandbox::resize_machine`].
+    async fn resize_machine(&self, size: VmSize) -> Result<(), SandboxError>;
     /// See [`Sandbox::stop`].
     async fn stop(&self);
 }
@@ -118,11 +131,17 @@ impl Vm for KvmVm {
     fn pid(&self) -> u32 {
         self.0.pid()
     }
+    fn set_oom_score(&self, score: i32) -> Result<(), SandboxError> {
+        self.0.set_oom_score(score)
+    }
     fn guest_kernel(&self) -> String {
         self.0.guest_kernel().to_owned()
     }
     fn phases(&self) -> Vec<(String, u64)> {
         self.0.phases()
+    }
+    fn boot_size(&self) -> VmSize {
+        self.0.boot_size()
     }
     async fn ended(&self) -> VmEnd {
         self.0.ended().await
@@ -163,6 +182,18 @@ impl Vm for KvmVm {
     }
     async fn stats(&self, container: &str) -> Result<StatsResponse, SandboxError> {
         self.0.stats(container).await
+    }
+    async fn pause(&self, container: &str) -> Result<(), SandboxError> {
+        self.0.pause_container(container).await
+    }
+    async fn resume(&self, container: &str) -> Result<(), SandboxError> {
+        self.0.resume_container(container).await
+    }
+    async fn update(&self, container: &str, resources: LinuxResources) -> Result<(), SandboxError> {
+        self.0.update_container(container, resources).await
+    }
+    async fn resize_machine(&self, size: VmSize) -> Result<(), SandboxError> {
+        self.0.resize_machine(size).await
     }
     async fn stop(&self) {
         self.0.stop().await;

@@ -105,6 +105,10 @@ impl Bench {
     }
 
     fn run(&self, action: &str, input: &[u8]) -> Output {
+        self.run_with(&[], action, input)
+    }
+
+    fn run_with(&self, env: &[(&str, &str)], action: &str, input: &[u8]) -> Output {
         let mut child = Command::new(PROGRAM)
             .args(["-namespace", NAMESPACE, "-id", &self.id])
             .args(["-address", self.dir.path().to_str().unwrap()])
@@ -112,6 +116,7 @@ impl Bench {
             .current_dir(self.bundle())
             .env("TTRPC_ADDRESS", "")
             .env("MAX_SHIM_VERSION", "2")
+            .envs(env.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -149,6 +154,16 @@ impl Bench {
         assert!(!output.status.success());
         assert!(output.stdout.is_empty(), "no answer");
         String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// Waits until no daemon of it is left and checks that it took its socket along.
+    fn deserted(&self) {
+        let shim = Shim {
+            bundle: self.bundle(),
+            socket: PathBuf::new(),
+        };
+        shim.gone();
+        assert_eq!(self.sockets(), 0);
     }
 
     fn sockets(&self) -> usize {
@@ -393,6 +408,132 @@ fn the_log_goes_to_the_bundles_fifo() {
     assert!(ready.contains("phase=\"shim-ready\""), "{ready}");
 }
 
+/// A pod whose `start` meets the fault and never tells containerd of it.
+#[cfg(debug_assertions)]
+#[test]
+fn a_start_that_dies_half_way_leaves_no_daemon_and_no_socket() {
+    if !root() {
+        return;
+    }
+    for action in ["kill", "error"] {
+        for point in ["shim-before-listen", "shim-after-listen"] {
+            let config =
+                format!(r#"{{"annotations":{{"caisson.fail-points":"{point}={action}"}}}}"#);
+            let bench = Bench::new("c1", &config);
+            let output = bench.run("start", &bench.params());
+            assert!(!output.status.success(), "{point}={action}");
+            assert!(output.stdout.is_empty(), "{point}={action}");
+            bench.deserted();
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_stops_start_and_leaves_no_daemon_and_no_socket() {
+    if !root() {
+        return;
+    }
+    // A file that cannot be written, like every file of a full disk.
+    let bench = Bench::new("c1", CONFIG);
+    fs::create_dir(bench.bundle().join(".address.new")).unwrap();
+    let said = bench.refused(&bench.params());
+    assert!(said.contains("cannot write the address"), "{said}");
+    bench.deserted();
+}
+
+#[tokio::test]
+async fn p16_a_shim_answers_as_soon_as_start_has_returned() {
+    if !root() {
+        return;
+    }
+    for round in 0..20 {
+        let bench = Bench::new(&format!("c{round}"), CONFIG);
+        let shim = bench.start();
+        let tasks = shim.client().await;
+        let mut connect = api::ConnectRequest::new();
+        connect.id.clone_from(&bench.id);
+        tasks.connect(context(), &connect).await.unwrap();
+        let shutdown = api::ShutdownRequest::new();
+        tasks.shutdown(context(), &shutdown).await.unwrap();
+        // It would wait for us to hang up.
+        drop(tasks);
+        shim.gone();
+    }
+}
+
+#[tokio::test]
+async fn a_shim_without_descriptors_takes_connections_again_when_there_are_some() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    if !root() {
+        return;
+    }
+    let bench = Bench::new("c1", CONFIG);
+    let shim = bench.start();
+    let first = shim.client().await;
+    let mut connect = api::ConnectRequest::new();
+    connect.id = "c1".into();
+    first.connect(context(), &connect).await.unwrap();
+    let pid = shim.pid().unwrap();
+    let limit = |current| {
+        let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+        let limit = Rlimit {
+            current: Some(current),
+            maximum: Some(1024),
+        };
+        prlimit(Some(pid), Resource::Nofile, limit).unwrap();
+    };
+    limit(1);
+    let second = shim.client().await;
+    let waiting = tokio::spawn({
+        let connect = connect.clone();
+        async move { second.connect(context(), &connect).await }
+    });
+    for _ in 0..20 {
+        first.connect(context(), &connect).await.unwrap();
+    }
+    assert!(!waiting.is_finished(), "there is no descriptor for it");
+    limit(1024);
+    waiting.await.unwrap().unwrap();
+}
+
+/// What reads the log may die with containerd: the shim goes on, and its next reader finds lines.
+#[tokio::test]
+async fn p10_a_log_reader_that_dies_does_not_take_the_shim_along() {
+    use std::io::BufRead;
+    if !root() {
+        return;
+    }
+    let bench = Bench::new("c1", CONFIG);
+    let fifo = bench.bundle().join("log");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).unwrap();
+    let mut cat = Command::new("cat")
+        .arg(&fifo)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let shim = bench.start();
+    let mut lines = std::io::BufReader::new(cat.stdout.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+    cat.kill().unwrap();
+    cat.wait().unwrap();
+    let tasks = shim.client().await;
+    // More than a FIFO holds, of which each writes a line.
+    fs::write(bench.bundle().join("config.json"), "{}").unwrap();
+    let mut create = api::CreateTaskRequest::new();
+    create.id = "c1".into();
+    create.bundle = bench.bundle().display().to_string();
+    for _ in 0..2000 {
+        let _ = tasks.create(context(), &create).await.unwrap_err();
+    }
+    let mut connect = api::ConnectRequest::new();
+    connect.id = "c1".into();
+    tasks.connect(context(), &connect).await.unwrap();
+    let again = std::io::BufReader::new(fs::File::open(&fifo).unwrap());
+    let line = again.lines().next().unwrap().unwrap();
+    assert!(line.contains("runtime=caisson"), "{line}");
+}
+
 #[test]
 fn it_says_what_it_is() {
     let info = Command::new(PROGRAM).arg("-info").output().unwrap();
@@ -407,4 +548,32 @@ fn it_says_what_it_is() {
     let wrong = Command::new(PROGRAM).arg("-bogus").output().unwrap();
     assert_eq!(wrong.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("-bogus"));
+}
+
+#[test]
+fn a_shim_shares_no_core_where_containerd_asks_for_it() {
+    use rustix::thread::{CoreSchedulingScope, core_scheduling_cookie};
+    if !root() {
+        return;
+    }
+    let bench = Bench::new("c1", CONFIG);
+    let output = bench.run_with(&[("SCHED_CORE", "1")], "start", &bench.params());
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        // A kernel that cannot is no kernel to run on then.
+        assert!(said.contains("CONFIG_SCHED_CORE"), "{said}");
+        return;
+    }
+    let result = BootstrapResult::parse_from_bytes(&output.stdout).unwrap();
+    let shim = Shim {
+        bundle: bench.bundle(),
+        socket: result.address.strip_prefix("unix://").unwrap().into(),
+    };
+    let pid = shim.pid().expect("a daemon");
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed());
+    let cookie = |pid| core_scheduling_cookie(pid, CoreSchedulingScope::Thread);
+    match (cookie(pid.unwrap()), cookie(rustix::process::getpid())) {
+        (Ok(its), Ok(ours)) => assert_ne!(its, ours),
+        _ => eprintln!("not checked: this machine's cores have one thread each"),
+    }
 }

@@ -19,8 +19,15 @@ const CONTAINERDS_OWN: [&str; 4] = [
     "/run/containerd/io.containerd.runtime.v2.task/default",
 ];
 
+/// Where containerd opens files for the sake of one container.
+const OF_CONTAINERS: [&str; 2] = [
+    "/run/containerd/fifo",
+    "/run/containerd/io.containerd.runtime.v2.task",
+];
+
 /// The machine as it was when a test began. When it goes out of scope, the machine must look the
-/// same again: no process, mount, socket, network interface, cgroup or file under /run more.
+/// same again: no process, mount, socket, network interface, cgroup or file under /run more, and no
+/// descriptor of containerd on any of them.
 ///
 /// Declare it first in a test, so that it is dropped last.
 #[derive(Debug)]
@@ -75,6 +82,7 @@ fn everything() -> BTreeSet<String> {
     );
     tree("cgroup", Path::new("/sys/fs/cgroup"), true, &mut things);
     tree("file", Path::new("/run"), false, &mut things);
+    descriptors(&mut things);
     things
 }
 
@@ -88,6 +96,24 @@ fn processes(things: &mut BTreeSet<String>) {
                 entry.file_name().display(),
                 name.trim()
             ));
+        }
+    }
+}
+
+/// The files of containers that containerd has open, also those that are deleted.
+fn descriptors(things: &mut BTreeSet<String>) {
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+        if name.trim() != "containerd" {
+            continue;
+        }
+        let descriptors = fs::read_dir(process.path().join("fd"));
+        for descriptor in descriptors.into_iter().flatten().flatten() {
+            if let Ok(target) = fs::read_link(descriptor.path())
+                && OF_CONTAINERS.iter().any(|place| target.starts_with(place))
+            {
+                things.insert(format!("descriptor of containerd {}", target.display()));
+            }
         }
     }
 }

@@ -10,17 +10,27 @@
 )]
 
 mod container;
+mod containerd;
 mod ctr;
+mod events;
+mod faulty;
+mod fifo;
 mod leftovers;
 mod process;
 mod settings;
+mod shim;
 mod terminal;
 
 pub use container::Container;
+pub use containerd::Containerd;
 pub use ctr::{Ctr, Finished, RUNTIME};
+pub use events::{Event, Events};
+pub use faulty::{faulty_runtime, wait_for_fail_point};
+pub use fifo::Fifo;
 pub use leftovers::CleanMachine;
-pub use process::parent_of;
+pub use process::{Footprint, children_of, end_of, mounts_of, parent_of, signal};
 pub use settings::Settings;
+pub use shim::{Shim, bundle, code};
 pub use terminal::Terminal;
 
 /// A busybox image: one static binary and its links.

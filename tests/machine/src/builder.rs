@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 
 use caisson_control::{
@@ -16,7 +16,7 @@ use rustix::mount::{
     fsopen,
 };
 
-use crate::machine::TestMachine;
+use crate::machine::{TestMachine, VMM};
 use crate::process;
 
 const FILE_SERVER: &str = "/usr/local/libexec/caisson/caisson-fs";
@@ -31,7 +31,7 @@ const ROOT_TAG: &str = "root";
 pub const GUEST_CID: u32 = 3;
 
 /// What the shim gives to a guest. It says why.
-pub const PARAMETERS: &str = "console=ttyS0 panic=-1 reboot=t pci=conf1 noreplace-smp \
+pub const PARAMETERS: &str = "console=ttyS0 panic=-1 reboot=t pci=conf1,noearly noreplace-smp \
                           random.trust_cpu=on 8250.nr_uarts=1 quiet loglevel=1";
 
 /// A device with its files, for [`Builder::device`] or [`TestMachine::plug`].
@@ -80,6 +80,7 @@ impl Device {
 /// A machine to be. Without further words: one vCPU, 256 MiB, and the outer machine's root.
 #[derive(Debug)]
 pub struct Builder {
+    vmm: PathBuf,
     vcpus: u8,
     max_vcpus: u8,
     memory_mib: u32,
@@ -94,6 +95,7 @@ pub struct Builder {
 impl Default for Builder {
     fn default() -> Self {
         Self {
+            vmm: VMM.into(),
             vcpus: 1,
             max_vcpus: 1,
             memory_mib: 256,
@@ -108,6 +110,13 @@ impl Default for Builder {
 }
 
 impl Builder {
+    /// Another `caisson-vmm` than the installed one.
+    #[must_use]
+    pub fn vmm(mut self, program: &Path) -> Self {
+        self.vmm = program.to_owned();
+        self
+    }
+
     /// Number of vCPUs at first.
     #[must_use]
     pub fn vcpus(mut self, count: u8) -> Self {
@@ -216,7 +225,7 @@ impl Builder {
         }
         // Before the VMM starts, which is when a benchmark's clock does.
         let initrd = self.initrd.take().unwrap_or_else(test_guest);
-        let machine = TestMachine::new();
+        let machine = TestMachine::new(&self.vmm);
         let console = machine.console_file();
         let kvm = File::options().read(true).write(true).open("/dev/kvm");
         let ram = self.memory_mib + self.hotplug_memory_mib;

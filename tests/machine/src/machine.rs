@@ -18,7 +18,8 @@ use crate::process;
 use crate::request::HELLO_PORT;
 use crate::wait::PATIENCE;
 
-const VMM: &str = "/usr/local/libexec/caisson/caisson-vmm";
+/// The VMM that is tested.
+pub(crate) const VMM: &str = "/usr/local/libexec/caisson/caisson-vmm";
 
 /// Bytes of the console that a failed test shows.
 const SHOWN: u64 = 4096;
@@ -44,9 +45,9 @@ impl TestMachine {
 
     /// Starts a VMM that waits for its first request.
     #[track_caller]
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(vmm: &Path) -> Self {
         let (ours, theirs) = Channel::pair().expect("there are descriptors left");
-        let vmm = process::spawn(Path::new(VMM), &[theirs.as_fd()]);
+        let vmm = process::spawn(vmm, &[theirs.as_fd()]);
         Self {
             control: Control::new(ours),
             vmm: vmm.expect("caisson-vmm is installed"),

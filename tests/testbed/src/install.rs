@@ -52,6 +52,7 @@ pub(crate) fn caisson() -> Result<Vec<InstalledFile>> {
         ("containerd-shim-caisson-v2", "/usr/local/bin"),
         ("caisson-vmm", "/usr/local/libexec/caisson"),
         ("caisson-fs", "/usr/local/libexec/caisson"),
+        ("caisson-pod", "/usr/local/libexec/caisson"),
     ] {
         files.push(InstalledFile {
             source: workspace::executable(&built, name)?.to_path_buf(),

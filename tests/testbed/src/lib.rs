@@ -44,4 +44,4 @@ pub use session::Stdin;
 pub use signal::SignalFd;
 pub use tally::Tally;
 pub use testbed::{Command, Options, Output, Testbed, clean};
-pub use workspace::{folder as workspace_folder, static_program};
+pub use workspace::{debug_program, folder as workspace_folder, static_program};

@@ -27,6 +27,12 @@ pub(crate) struct MeasureArguments {
     /// Only one part of it: start or transfer.
     #[arg(long, value_name = "PART", requires = "vmm", value_parser = ["start", "transfer"])]
     only: Option<String>,
+    /// Only those transfers in whose name this occurs: disk, network, "to the guest" …
+    #[arg(long, value_name = "TEXT", requires = "vmm")]
+    rows: Option<String>,
+    /// Only the starts of contenders with this in their name, such as "pod's devices".
+    #[arg(long, value_name = "NAME", requires = "vmm")]
+    contender: Option<String>,
 }
 
 /// Builds the benchmark and runs it in the testbed.
@@ -51,7 +57,15 @@ pub(crate) fn run(workspace: &Path, arguments: MeasureArguments) -> Result<ExitC
         &format!("/share/{program}"),
         &arguments.rounds.to_string(),
     ]);
-    testbed.args(arguments.only);
+    if arguments.vmm {
+        testbed.arg(arguments.only.unwrap_or_else(|| "all".to_owned()));
+        testbed.arg(arguments.rows.unwrap_or_default());
+        testbed.arg(match arguments.icount {
+            true => "instructions",
+            false => "time",
+        });
+        testbed.arg(arguments.contender.as_deref().unwrap_or_default());
+    }
     passed_on(testbed)
 }
 

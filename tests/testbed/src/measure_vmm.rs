@@ -27,8 +27,8 @@ const FIRMWARE: [&str; 6] = [
 ];
 const FIRMWARE_FOLDERS: [&str; 3] = ["/usr/share/qemu", "/usr/share/seabios", "/usr/share/qboot"];
 
-/// VMMs that are compared when somebody has built them.
-const PEERS: [&str; 2] = ["firecracker", "cloud-hypervisor"];
+/// VMMs that are compared when somebody has built them; ours as it was before a change, too.
+const PEERS: [&str; 3] = ["firecracker", "cloud-hypervisor", "caisson-vmm"];
 
 /// Builds and gathers everything in `share`; returns the program to run there.
 ///

@@ -1,5 +1,7 @@
 //! `cargo verify`: every check there is, ending with one line that counts the tests.
 
+mod testbeds;
+
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -7,26 +9,10 @@ use std::process::{Command, ExitCode, Stdio};
 use std::{env, fs, io};
 
 use anyhow::{Context, Result, bail};
-use caisson_testbed::{Tally, packages, static_program};
-
-use crate::conformance;
-use crate::testbed_command::again;
-
-/// Versions of containerd in the testbed, and which tests run there: all with the one most people
-/// have, the smoke tests with the others. First those of the machine, on which the others stand.
-const VERSIONS: [(&str, &[&str]); 3] = [
-    ("1.7", &["/share/machine", "/share/e2e"]),
-    ("1.6", &["/share/e2e smoke::"]),
-    ("2", &["/share/e2e smoke::"]),
-];
+use caisson_testbed::{Tally, debug_program, packages, static_program};
 
 /// Packages with tests for the testbed, and what their programs are called there.
 const STAGED: [(&str, &str); 2] = [("caisson-machine-tests", "machine"), ("caisson-e2e", "e2e")];
-
-/// Runs every program that is named in the arguments, and fails when one of them does.
-const RUN_ALL: &str = "status=0
-for tests; do $tests --ignored --test-threads=1 || status=1; done
-exit $status";
 
 /// Runs every check.
 ///
@@ -63,15 +49,7 @@ pub(crate) fn run(workspace: &Path) -> Result<ExitCode> {
     holds &= tests(cargo(&of_the_machine), &mut tally)?;
 
     let share = stage(workspace)?;
-    for (version, programs) in VERSIONS {
-        heading(&format!("end-to-end tests with containerd {version}"));
-        holds &= tests(in_testbed(version, &share, programs)?, &mut tally)?;
-    }
-    heading("containerd's tests of shims");
-    match conformance::for_verify(workspace)? {
-        Ok(command) => holds &= tests(command, &mut tally)?,
-        Err(reason) => println!("skipped: {reason}"),
-    }
+    holds &= testbeds::run(workspace, &share, &mut tally)?;
     println!("\n{tally}");
     Ok(if holds && tally.failed == 0 {
         ExitCode::SUCCESS
@@ -94,6 +72,9 @@ fn stage(workspace: &Path) -> Result<PathBuf> {
     }
     let guest = "caisson-test-guest";
     copy(&static_program("caisson-machine-tests", guest)?, guest)?;
+    // With fail points, which only a debug build has.
+    let shim = "containerd-shim-caisson-v2";
+    copy(&debug_program("containerd-shim-caisson", shim)?, shim)?;
     Ok(share)
 }
 
@@ -126,17 +107,6 @@ fn built_tests(package: &str) -> Result<PathBuf> {
         .with_context(|| format!("cargo named no program for the tests of {package}"))
 }
 
-/// Runs programs of the shared directory in the testbed, one after another.
-fn in_testbed(containerd: &str, share: &Path, programs: &[&str]) -> Result<Command> {
-    let mut command = again()?;
-    command
-        .args(["--containerd", containerd, "--share"])
-        .arg(share);
-    command.args(["--", "sh", "-c", RUN_ALL, "sh"]);
-    command.args(programs);
-    Ok(command)
-}
-
 /// Runs a check that has no tests to count; the first one that does not hold ends it all.
 fn check(name: &str, mut command: Command) -> Result<()> {
     heading(name);
@@ -150,26 +120,32 @@ fn check(name: &str, mut command: Command) -> Result<()> {
 }
 
 /// Runs a test runner, passing on what it prints, and counts its tests.
-fn tests(mut command: Command, tally: &mut Tally) -> Result<bool> {
-    let mut runner = command
+fn tests(runner: Command, tally: &mut Tally) -> Result<bool> {
+    lines_of(runner, |line| {
+        if let Some(counted) = Tally::from_line(line) {
+            *tally += counted;
+        }
+        Ok(writeln!(io::stdout(), "{line}")?)
+    })
+}
+
+/// Runs a program, handing over each line that it prints, and says whether it succeeded.
+fn lines_of(mut program: Command, mut line: impl FnMut(&str) -> Result<()>) -> Result<bool> {
+    let mut child = program
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .with_context(|| format!("cannot run {}", shown(&command)))?;
-    if let Some(stdout) = runner.stdout.take() {
-        for line in BufReader::new(stdout).split(b'\n') {
-            let line = line.context("cannot read what the tests print")?;
-            let line = String::from_utf8_lossy(&line);
-            writeln!(io::stdout(), "{line}")?;
-            if let Some(counted) = Tally::from_line(&line) {
-                *tally += counted;
-            }
+        .with_context(|| format!("cannot run {}", shown(&program)))?;
+    if let Some(stdout) = child.stdout.take() {
+        for bytes in BufReader::new(stdout).split(b'\n') {
+            let bytes = bytes.with_context(|| format!("cannot read from {}", shown(&program)))?;
+            line(&String::from_utf8_lossy(&bytes))?;
         }
     }
-    Ok(runner
+    let status = child
         .wait()
-        .context("cannot wait for the tests")?
-        .success())
+        .with_context(|| format!("cannot wait for {}", shown(&program)))?;
+    Ok(status.success())
 }
 
 /// A call of cargo, the one that runs us if one does.

@@ -76,6 +76,15 @@ pub fn static_program(package: &str, name: &str) -> Result<PathBuf> {
     Ok(executable(&built, name)?.to_path_buf())
 }
 
+/// Builds a program with its debug assertions, and returns its path.
+///
+/// # Errors
+/// As [`build`].
+pub fn debug_program(package: &str, name: &str) -> Result<PathBuf> {
+    let built = build(&["build", "--quiet", "-p", package, "--bin", name], &[])?;
+    Ok(executable(&built, name)?.to_path_buf())
+}
+
 /// The path of one executable of a build.
 ///
 /// # Errors

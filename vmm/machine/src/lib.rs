@@ -26,6 +26,8 @@ mod memory;
 mod pci;
 mod rate_limit;
 mod serial;
+#[cfg(test)]
+mod test_kvm;
 mod vcpu;
 mod virtio;
 mod vm;
@@ -41,11 +43,12 @@ use caisson_control::Channel;
 ///   printed on it but a panic, because every byte costs two exits.
 /// - `panic=-1 reboot=t`: a panic resets at once, by triple fault, for there is no firmware and no
 ///   keyboard controller to ask.
-/// - `pci=conf1`: use the configuration mechanism there is, without probing for others.
+/// - `pci=conf1,noearly`: use the configuration mechanism there is, without probing for others, and
+///   do not search all buses for chipsets with faults (138 reads).
 /// - `noreplace-smp`: keep lock prefixes instead of patching thousands of places for one vCPU.
 /// - `random.trust_cpu=on`: the random number generator is ready before the entropy device is.
 pub const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=1 8250.nr_uarts=1 panic=-1 reboot=t \
-                                pci=conf1 noreplace-smp random.trust_cpu=on";
+                                pci=conf1,noearly noreplace-smp random.trust_cpu=on";
 
 /// Runs the VMM for the shim at the other end of `channel` until the machine has ended, or the
 /// shim has closed its end. The process should end then.

@@ -8,8 +8,9 @@ use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
-    CpuId, KVM_API_VERSION, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC,
-    KVM_MAX_CPUID_ENTRIES, KvmIrqRouting, kvm_irq_routing_entry, kvm_userspace_memory_region,
+    CpuId, KVM_API_VERSION, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_PIC_MASTER,
+    KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KvmIrqRouting, kvm_irq_routing_entry,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
@@ -25,8 +26,11 @@ use crate::virtio::runner::Doorbells;
 const TSS_ADDRESS: usize = 0xfffb_d000;
 const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
 
-/// Pins of KVM's IOAPIC. Interrupt numbers from here on are free for messages.
-const IOAPIC_PINS: u32 = 24;
+/// Pins of KVM's pair of 8259.
+const PIC_PINS: u32 = 16;
+/// Interrupt numbers from here on are free for messages: those below are the pins of KVM's IOAPIC,
+/// of which the guest is not told.
+const FIRST_MESSAGE: u32 = 24;
 
 /// KVM's number of the first slot of hot-plug memory; those below are for what is there from the
 /// start.
@@ -202,7 +206,7 @@ impl Vm {
         Ok(true)
     }
 
-    /// Lets signals of `event` raise pin `pin` of the IOAPIC.
+    /// Lets signals of `event` raise pin `pin` of the 8259.
     ///
     /// # Errors
     /// Fails when the host has no resources left.
@@ -215,18 +219,22 @@ impl Vm {
     /// The first of the interrupt numbers for the messages of the function in `slot`, of which
     /// there can be 32.
     pub(crate) fn first_gsi(slot: u8) -> u32 {
-        IOAPIC_PINS + u32::from(slot) * MESSAGES_PER_SLOT
+        FIRST_MESSAGE + u32::from(slot) * MESSAGES_PER_SLOT
     }
 
-    /// Gives KVM all routes: the pins of the IOAPIC as they are, and the messages.
+    /// Gives KVM all routes: the pins of the 8259 as they are, and the messages.
     fn install(&self, routes: &BTreeMap<u32, Message>) -> Result<(), String> {
-        let pins = (0..IOAPIC_PINS).map(|pin| {
+        let pins = (0..PIC_PINS).map(|pin| {
             let mut entry = kvm_irq_routing_entry {
                 gsi: pin,
                 type_: KVM_IRQ_ROUTING_IRQCHIP,
                 ..kvm_irq_routing_entry::default()
             };
-            entry.u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC;
+            let (chip, pin) = match pin {
+                0..8 => (KVM_IRQCHIP_PIC_MASTER, pin),
+                _ => (KVM_IRQCHIP_PIC_SLAVE, pin - 8),
+            };
+            entry.u.irqchip.irqchip = chip;
             entry.u.irqchip.pin = pin;
             entry
         });

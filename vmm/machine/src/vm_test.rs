@@ -1,14 +1,14 @@
 //! What a driver can bring about in KVM. Without a usable /dev/kvm the tests say so and pass.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::{Vm, VmError};
+use super::Vm;
 use crate::events::EventReceiver;
 use crate::memory::{Backing, GuestRam};
 use crate::pci::msix::{Message, MessageRouter};
+use crate::test_kvm;
 use crate::virtio::runner::Doorbells;
 
 #[path = "vm_test/hotplug.rs"]
@@ -17,31 +17,11 @@ mod hotplug;
 const ADDRESS: u64 = 0xc000_3000;
 
 fn vm() -> Option<(Vm, EventReceiver)> {
-    let kvm = File::options().read(true).write(true).open("/dev/kvm");
-    let kvm = match kvm {
-        Ok(kvm) => kvm,
-        Err(error) => {
-            eprintln!("skipped: /dev/kvm cannot be opened: {error}");
-            return None;
-        }
-    };
+    let kvm = test_kvm::open()?;
     let (sender, receiver) = crate::events::channel().unwrap();
     let memory = Arc::new(GuestRam::new(64, Backing::Private).unwrap());
-    match Vm::new(kvm.into(), 1, memory, sender) {
-        Ok(vm) => Some((vm, receiver)),
-        Err(
-            error @ (VmError::NotKvm(_)
-            | VmError::Missing(_)
-            | VmError::Call {
-                what: "KVM_CREATE_VM",
-                ..
-            }),
-        ) => {
-            eprintln!("skipped: /dev/kvm makes no machine: {error}");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
+    let vm = test_kvm::made(Vm::new(kvm, 1, memory, sender))?;
+    Some((vm.unwrap(), receiver))
 }
 
 #[test]

@@ -1,17 +1,25 @@
 //! Turns the limits of the OCI specification (config-linux.md, "Control groups"), which speak of
 //! cgroup v1, into the files of cgroup v2.
 
-use std::collections::HashMap;
+mod conversion;
+
 use std::io;
 
-use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
+use oci_spec::runtime::LinuxResources;
+
+use self::conversion::settings;
 
 use super::Cgroup;
 use crate::error::AgentError;
 
+/// The default of the kernel, in microseconds.
+const DEFAULT_PERIOD: u64 = 100_000;
+
 /// One value to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Setting {
+    /// The field of the specification it comes from, below `linux.resources`.
+    field: String,
     file: String,
     value: String,
     /// Whether the container may go without it: the guest's kernel or devices may not have it, and
@@ -19,243 +27,123 @@ struct Setting {
     optional: bool,
 }
 
-fn must(file: &str, value: impl Into<String>) -> Setting {
-    Setting {
-        file: file.to_owned(),
-        value: value.into(),
-        optional: false,
-    }
+/// What a group has now of what the specification names in parts: a change of one part keeps the
+/// other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Current {
+    /// `memory.max`, unless that is `max`.
+    memory_limit: Option<i64>,
+    /// `memory.current`.
+    memory_used: i64,
+    /// The quota of `cpu.max`, in microseconds or `max`.
+    cpu_quota: String,
+    /// Its period.
+    cpu_period: u64,
 }
 
-fn may(file: &str, value: impl Into<String>) -> Setting {
-    Setting {
-        optional: true,
-        ..must(file, value)
+impl Default for Current {
+    fn default() -> Self {
+        Self {
+            memory_limit: None,
+            memory_used: 0,
+            cpu_quota: "max".to_owned(),
+            cpu_period: DEFAULT_PERIOD,
+        }
     }
 }
 
 impl Cgroup {
-    /// Applies the limits a specification asks for.
+    /// Sets the limits that `resources` names, of a new container or of one that runs; the others
+    /// stay as they are. If one is refused, none is changed.
     ///
     /// Device rules are applied by [`Cgroup::restrict_devices`]. Real-time scheduling and kernel
     /// memory have no equivalent in cgroup v2 and are left out, as runc does.
     ///
     /// # Errors
-    /// [`AgentError::InvalidArgument`] for a value that cannot be, or that the kernel refuses.
+    /// [`AgentError::InvalidArgument`] for a value that cannot be, or that the kernel refuses; it
+    /// names the field.
     pub fn apply(&self, resources: &LinuxResources) -> Result<(), AgentError> {
-        for setting in settings(resources)? {
-            let Setting {
-                file,
-                value,
-                optional,
-            } = setting;
-            match self.write(&file, &value) {
+        let settings = settings(resources, &self.current())?;
+        let mut before = Vec::new();
+        for setting in &settings {
+            // A group has no file of a controller that its parent does not pass on.
+            match self.read(&setting.file) {
+                Some(value) => before.push(value),
+                None if setting.optional => before.push(String::new()),
+                None => return Err(missing(setting)),
+            }
+        }
+        for (index, setting) in settings.iter().enumerate() {
+            match self.write(&setting.file, &setting.value) {
                 Ok(()) => {}
-                Err(_) if optional => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(AgentError::InvalidArgument(format!(
-                        "the guest kernel has no {file}, so the limit {value} cannot be kept"
-                    )));
-                }
+                Err(_) if setting.optional => {}
                 Err(error) => {
-                    return Err(AgentError::InvalidArgument(format!(
-                        "the kernel refuses {value:?} for {file}: {error}"
-                    )));
+                    let written = settings.iter().zip(&before).take(index);
+                    self.restore(written.rev());
+                    return Err(refused(setting, &error));
                 }
             }
         }
         Ok(())
     }
-}
 
-fn settings(resources: &LinuxResources) -> Result<Vec<Setting>, AgentError> {
-    let mut settings = Vec::new();
-    if let Some(memory) = resources.memory() {
-        memory_settings(memory, &mut settings)?;
-    }
-    if let Some(cpu) = resources.cpu() {
-        cpu_settings(cpu, &mut settings);
-    }
-    if let Some(pids) = resources.pids() {
-        // 0 and -1 both stand for "unlimited" in the specification's history; runc agrees.
-        let limit = pids.limit();
-        let value = if limit > 0 {
-            limit.to_string()
-        } else {
-            "max".to_owned()
-        };
-        settings.push(must("pids.max", value));
-    }
-    if let Some(io) = resources.block_io() {
-        io_settings(io, &mut settings);
-    }
-    for limit in resources.hugepage_limits().iter().flatten() {
-        if !limit
-            .page_size()
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric())
-        {
-            return Err(AgentError::InvalidArgument(format!(
-                "{:?} is no huge page size",
-                limit.page_size()
-            )));
+    fn current(&self) -> Current {
+        let number = |file| self.read(file).and_then(|text| text.trim().parse().ok());
+        let cpu = self.read("cpu.max").unwrap_or_default();
+        let mut cpu = cpu.split_whitespace();
+        let default = Current::default();
+        Current {
+            memory_limit: number("memory.max"),
+            memory_used: number("memory.current").unwrap_or_default(),
+            cpu_quota: cpu.next().map_or(default.cpu_quota, str::to_owned),
+            cpu_period: cpu
+                .next()
+                .and_then(|period| period.parse().ok())
+                .unwrap_or(default.cpu_period),
         }
-        // Zero huge pages may be had from a kernel without huge pages.
-        let file = format!("hugetlb.{}.max", limit.page_size());
-        settings.push(Setting {
-            file,
-            value: limit.limit().to_string(),
-            optional: limit.limit() == 0,
-        });
     }
-    unified_settings(resources.unified().as_ref(), &mut settings)?;
-    Ok(settings)
-}
 
-/// A limit in bytes, where -1 means that there is none.
-fn bytes(what: &str, value: i64) -> Result<String, AgentError> {
-    match value {
-        -1 => Ok("max".to_owned()),
-        0.. => Ok(value.to_string()),
-        _ => Err(AgentError::InvalidArgument(format!(
-            "{what} cannot be {value}"
-        ))),
+    /// Writes back what was there, newest change first.
+    fn restore<'a>(&self, written: impl Iterator<Item = (&'a Setting, &'a String)>) {
+        for (setting, before) in written {
+            // Files with a line for each device take one line at a time. An empty one had no
+            // limits, and an empty line says so to all but this one.
+            let lines = match (before.trim(), setting.file.as_str()) {
+                ("", "io.max") => vec![unlimited_io(&setting.value)],
+                ("", _) => vec!["\n".to_owned()],
+                (text, _) => text.lines().map(str::to_owned).collect(),
+            };
+            for line in lines {
+                // The kernel took this value before, and nothing better can be done if not.
+                let _ = self.write(&setting.file, &line);
+            }
+        }
     }
 }
 
-fn memory_settings(memory: &LinuxMemory, settings: &mut Vec<Setting>) -> Result<(), AgentError> {
-    // 0 means "not set" in what docker and containerd send.
-    let limit = memory.limit().filter(|limit| *limit != 0);
-    let swap = memory.swap().filter(|swap| *swap != 0);
-    if let Some(limit) = limit {
-        settings.push(must("memory.max", bytes("the memory limit", limit)?));
-    }
-    // v1 counts memory and swap together, v2 counts swap alone.
-    let swap_alone = match (swap, limit) {
-        (Some(swap), Some(limit)) if swap >= 0 && limit >= 0 => {
-            let alone = swap.checked_sub(limit).filter(|alone| *alone >= 0).ok_or_else(|| {
-                AgentError::InvalidArgument(format!(
-                    "the limit of memory and swap together ({swap}) is below that of memory ({limit})"
-                ))
-            })?;
-            Some(alone)
-        }
-        (Some(-1), _) => Some(-1),
-        (Some(swap), _) if swap < -1 => {
-            return Err(AgentError::InvalidArgument(format!(
-                "the swap limit cannot be {swap}"
-            )));
-        }
-        (Some(swap), _) => {
-            return Err(AgentError::InvalidArgument(format!(
-                "a limit of memory and swap together ({swap}) needs a limit of memory"
-            )));
-        }
-        (None, _) => None,
-    };
-    if let Some(swap) = swap_alone {
-        // A guest without swap keeps every limit of swap.
-        settings.push(may("memory.swap.max", bytes("the swap limit", swap)?));
-    }
-    if let Some(reservation) = memory.reservation().filter(|reservation| *reservation != 0) {
-        settings.push(must(
-            "memory.low",
-            bytes("the memory reservation", reservation)?,
-        ));
-    }
-    Ok(())
+/// The line for `io.max` that takes the limits of a device away.
+fn unlimited_io(line: &str) -> String {
+    let device = line.split(' ').next().unwrap_or_default();
+    format!("{device} rbps=max wbps=max riops=max wiops=max")
 }
 
-fn cpu_settings(cpu: &LinuxCpu, settings: &mut Vec<Setting>) {
-    if let Some(shares) = cpu.shares().filter(|shares| *shares != 0) {
-        settings.push(must("cpu.weight", cpu_weight(shares).to_string()));
-    }
-    if let Some(idle) = cpu.idle() {
-        settings.push(must("cpu.idle", idle.to_string()));
-    }
-    let quota = cpu.quota().filter(|quota| *quota != 0);
-    let period = cpu.period().filter(|period| *period != 0);
-    if quota.is_some() || period.is_some() {
-        let quota = match quota {
-            Some(quota) if quota > 0 => quota.to_string(),
-            _ => "max".to_owned(),
-        };
-        // The default of the kernel, in microseconds.
-        let period = period.unwrap_or(100_000);
-        settings.push(must("cpu.max", format!("{quota} {period}")));
-    }
-    if let Some(burst) = cpu.burst() {
-        settings.push(must("cpu.max.burst", burst.to_string()));
-    }
-    // The numbers are those of the host's processors and memory nodes. The guest's own few are
-    // numbered from 0, and the host's cpuset has already been applied to the virtual machine.
-    if let Some(cpus) = cpu.cpus().as_ref().filter(|cpus| !cpus.is_empty()) {
-        settings.push(may("cpuset.cpus", cpus.as_str()));
-    }
-    if let Some(mems) = cpu.mems().as_ref().filter(|mems| !mems.is_empty()) {
-        settings.push(may("cpuset.mems", mems.as_str()));
-    }
+fn missing(setting: &Setting) -> AgentError {
+    let Setting {
+        field, file, value, ..
+    } = setting;
+    AgentError::InvalidArgument(format!(
+        "linux.resources.{field}: the guest kernel has no {file}, so the limit {value} cannot be \
+         kept"
+    ))
 }
 
-/// Maps v1 shares (2 to 262144, default 1024) to a v2 weight (1 to 10000, default 100), so that the
-/// ends and the defaults meet: a parabola through the three points on logarithmic axes, the same
-/// that runc and systemd have agreed upon.
-fn cpu_weight(shares: u64) -> u64 {
-    let exponent = (shares.clamp(2, 262_144) as f64).log2();
-    let weight = 10_f64
-        .powf((exponent * exponent + 125.0 * exponent) / 612.0 - 7.0 / 34.0)
-        .ceil();
-    (weight as u64).clamp(1, 10_000)
-}
-
-fn io_settings(io: &LinuxBlockIo, settings: &mut Vec<Setting>) {
-    // All of it is optional: the disks of the specification are those of the host, most of which
-    // the guest does not have.
-    if let Some(weight) = io.weight().filter(|weight| *weight != 0) {
-        // v1: 10 to 1000, v2: 1 to 10000.
-        let weight = 1 + (u64::from(weight).saturating_sub(10)) * 9_999 / 990;
-        settings.push(may(
-            "io.weight",
-            format!("default {}", weight.clamp(1, 10_000)),
-        ));
-    }
-    let mut throttle = |devices: &Option<Vec<LinuxThrottleDevice>>, key: &str| {
-        for device in devices.iter().flatten() {
-            let value = format!(
-                "{}:{} {key}={}",
-                device.major(),
-                device.minor(),
-                device.rate()
-            );
-            settings.push(may("io.max", value));
-        }
-    };
-    throttle(io.throttle_read_bps_device(), "rbps");
-    throttle(io.throttle_write_bps_device(), "wbps");
-    throttle(io.throttle_read_iops_device(), "riops");
-    throttle(io.throttle_write_iops_device(), "wiops");
-}
-
-fn unified_settings(
-    unified: Option<&HashMap<String, String>>,
-    settings: &mut Vec<Setting>,
-) -> Result<(), AgentError> {
-    for (file, value) in unified.into_iter().flatten() {
-        // Interface files have a controller's name and a dot; anything else could leave the group.
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._".contains(&byte);
-        if file.starts_with('.') || !file.contains('.') || !file.bytes().all(plain) {
-            return Err(AgentError::InvalidArgument(format!(
-                "{file:?} is no cgroup v2 file"
-            )));
-        }
-        if file.starts_with("cgroup.") {
-            return Err(AgentError::InvalidArgument(format!(
-                "{file:?} is not a limit and is not for a container to set"
-            )));
-        }
-        settings.push(must(file, value.as_str()));
-    }
-    Ok(())
+fn refused(setting: &Setting, error: &io::Error) -> AgentError {
+    let Setting {
+        field, file, value, ..
+    } = setting;
+    AgentError::InvalidArgument(format!(
+        "linux.resources.{field}: the kernel refuses {value:?} for {file}: {error}"
+    ))
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
+use super::conversion::{cpu_weight, must};
 use super::*;
 use serde_json::json;
 
 fn of(resources: serde_json::Value) -> Result<Vec<(String, String, bool)>, AgentError> {
     let resources: LinuxResources = serde_json::from_value(resources).unwrap();
-    let settings = settings(&resources)?;
+    let settings = settings(&resources, &Current::default())?;
     Ok(settings
         .into_iter()
         .map(|s| (s.file, s.value, s.optional))
@@ -146,6 +147,95 @@ fn unified_names_cannot_leave_the_group() {
     ] {
         assert!(of(json!({"unified": {file: "1"}})).is_err(), "{file:?}");
     }
+}
+
+#[test]
+fn part_of_a_limit_keeps_the_other_part() {
+    let current = Current {
+        memory_limit: Some(1000),
+        memory_used: 700,
+        cpu_quota: "20000".to_owned(),
+        cpu_period: 50_000,
+    };
+    let of = |resources| {
+        let resources: LinuxResources = serde_json::from_value(resources).unwrap();
+        settings(&resources, &current).map(|settings| {
+            let values = settings.into_iter().map(|setting| setting.value);
+            values.collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(
+        of(json!({"cpu": {"quota": 30000}})).unwrap(),
+        ["30000 50000"]
+    );
+    assert_eq!(
+        of(json!({"cpu": {"period": 100000}})).unwrap(),
+        ["20000 100000"]
+    );
+    assert_eq!(of(json!({"cpu": {"quota": -1}})).unwrap(), ["max 50000"]);
+    assert_eq!(of(json!({"memory": {"swap": 1500}})).unwrap(), ["500"]);
+    assert_eq!(
+        of(json!({"memory": {"limit": -1}})).unwrap(),
+        ["max", "max"]
+    );
+    assert_eq!(of(json!({"memory": {"limit": 500}})).unwrap(), ["500"]);
+    let error = of(json!({"memory": {"limit": 500, "checkBeforeUpdate": true}})).unwrap_err();
+    assert!(error.to_string().contains("700 bytes"), "{error}");
+}
+
+#[test]
+fn a_wrong_value_is_told_with_its_field() {
+    for (resources, field) in [
+        (
+            json!({"memory": {"limit": -2}}),
+            "linux.resources.memory.limit",
+        ),
+        (json!({"memory": {"reservation": -7}}), "memory.reservation"),
+        (json!({"memory": {"limit": 10, "swap": 5}}), "memory.swap"),
+        (json!({"cpu": {"cpus": "one"}}), "cpu.cpus"),
+        (json!({"cpu": {"cpus": "3-1"}}), "cpu.cpus"),
+        (json!({"cpu": {"mems": "0,,1"}}), "cpu.mems"),
+        (
+            json!({"hugepageLimits": [{"pageSize": "../2MB", "limit": 1}]}),
+            "hugepageLimits",
+        ),
+        (json!({"unified": {"cgroup.kill": "1"}}), "unified"),
+    ] {
+        let error = of(resources).unwrap_err().to_string();
+        assert!(error.contains(field), "{field} in {error}");
+    }
+    assert_eq!(
+        of(json!({"cpu": {"cpus": "0-3,7"}})).unwrap(),
+        [may_be("cpuset.cpus", "0-3,7")]
+    );
+}
+
+#[test]
+fn a_refused_limit_leaves_the_others_as_they_were() {
+    let root = tempfile::tempdir().unwrap();
+    let group = Cgroup {
+        path: root.path().to_path_buf(),
+    };
+    let write = |file: &str, text: &str| std::fs::write(root.path().join(file), text).unwrap();
+    let read = |file: &str| std::fs::read_to_string(root.path().join(file)).unwrap();
+    write("memory.max", "max");
+    write("cpu.weight", "100");
+    let resources: LinuxResources = serde_json::from_value(json!({
+        "memory": {"limit": 4096}, "cpu": {"shares": 2}, "pids": {"limit": 5},
+    }))
+    .unwrap();
+    let error = group.apply(&resources).unwrap_err().to_string();
+    assert!(error.contains("pids.limit"), "{error}");
+    assert_eq!(
+        read("memory.max"),
+        "max",
+        "not begun before all is known to be there"
+    );
+
+    let setting = must("memory.limit", "memory.max", "4096");
+    write("memory.max", "4096");
+    group.restore([(&setting, &"max".to_owned())].into_iter());
+    assert!(read("memory.max").starts_with("max"));
 }
 
 #[test]

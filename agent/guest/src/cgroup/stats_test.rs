@@ -15,6 +15,17 @@ fn counters_are_read_from_the_interface_files() {
         ("memory.swap.max", "1048576\n"),
         ("memory.stat", "anon 100\nfile 200\n"),
         ("memory.events", "oom_kill 2\n"),
+        ("memory.peak", "8192\n"),
+        (
+            "memory.pressure",
+            "some avg10=1.50 avg60=0.25 avg300=0.00 total=99\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n",
+        ),
+        ("hugetlb.2MB.current", "2097152\n"),
+        ("hugetlb.2MB.max", "max\n"),
+        ("hugetlb.2MB.events", "max 3\n"),
+        ("hugetlb.2MB.rsvd.current", "0\n"),
+        ("rdma.current", "mlx4_0 hca_handle=2 hca_object=2000\n"),
+        ("rdma.max", "mlx4_0 hca_handle=3 hca_object=max\n"),
         ("pids.current", "5\n"),
         ("pids.max", "max\n"),
         (
@@ -54,7 +65,25 @@ fn counters_are_read_from_the_interface_files() {
     );
     assert_eq!(stats.memory.stat.get("file"), Some(&200));
     assert_eq!(stats.memory.events.get("oom_kill"), Some(&2));
-    assert_eq!((stats.pids.current, stats.pids.limit), (5, 0));
+    assert_eq!((stats.pids.current, stats.pids.limit), (5, u64::MAX));
+    assert_eq!(stats.memory.peak, 8192);
+    let pressure = &stats.memory.pressure;
+    assert!((pressure.some.avg10 - 1.5).abs() < f64::EPSILON);
+    assert_eq!((pressure.some.total, pressure.full.total), (99, 7));
+    assert!(stats.cpu.pressure.is_none(), "this kernel does not say");
+    assert_eq!(stats.hugetlb.len(), 1);
+    let huge = &stats.hugetlb[0];
+    assert_eq!(
+        (
+            huge.page_size.as_str(),
+            huge.current,
+            huge.limit,
+            huge.failures
+        ),
+        ("2MB", 2 << 20, u64::MAX, 3)
+    );
+    assert_eq!(stats.rdma_current[0].hca_objects, 2000);
+    assert_eq!(stats.rdma_limit[0].hca_objects, u32::MAX);
     assert_eq!(stats.io.len(), 2);
     let disk = &stats.io[0];
     assert_eq!((disk.major, disk.minor), (254, 0));

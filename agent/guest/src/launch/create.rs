@@ -20,6 +20,7 @@ use rustix::thread::ThreadNameSpaceType;
 use super::finish::{Finish, Ready};
 use super::reasons::Reasons;
 use super::report::{self, Report};
+use super::start_hooks::StartHooks;
 use super::{Create, child};
 use crate::error::{AgentError, Doing};
 
@@ -49,6 +50,8 @@ pub fn run(job: Create, report: &OwnedFd, failure: OwnedFd) -> Result<(), AgentE
     };
     let executor = FinishExecutor {
         shared: Arc::new(Shared {
+            start_hooks: job.start_hooks,
+            bundle: bundle.clone(),
             finish: job.finish,
             report: report.try_clone().doing("copy a descriptor")?,
             failure,
@@ -135,6 +138,8 @@ fn raise_loopback_of(pid: i32) -> Result<(), AgentError> {
 /// What the init process needs of the child it is a copy of.
 #[derive(Debug)]
 struct Shared {
+    start_hooks: StartHooks,
+    bundle: PathBuf,
     finish: Finish,
     report: OwnedFd,
     failure: OwnedFd,
@@ -173,9 +178,11 @@ impl Executor for FinishExecutor {
 
     fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
         let ready = self.ready.lock().ok().and_then(|mut slot| slot.take());
-        let error = match ready {
-            Some(ready) => self.shared.finish.execute(&ready),
-            None => AgentError::Internal("the program was never looked for".to_owned()),
+        let hooks_run = self.shared.start_hooks.run(&self.shared.bundle);
+        let error = match (hooks_run, ready) {
+            (Err(error), _) => error,
+            (Ok(()), Some(ready)) => self.shared.finish.execute(&ready),
+            (Ok(()), None) => AgentError::Internal("the program was never looked for".to_owned()),
         };
         let message = error.to_string();
         write_failure(self.shared.failure.as_fd(), error);

@@ -30,7 +30,7 @@ use caisson_agent::socket::Listener;
 use caisson_agent::streams::Streams;
 use caisson_protocol::agent::{
     ContainerRequest, CreateContainerRequest, CreateExecRequest, ProcessRequest,
-    ResizeTerminalRequest, SignalRequest, StatsResponse, Stdio, WaitResponse,
+    ResizeTerminalRequest, SignalRequest, StatsResponse, Stdio, UpdateRequest, WaitResponse,
 };
 use caisson_protocol::{StreamId, agent_ttrpc};
 use serde_json::{Value, json};
@@ -396,18 +396,31 @@ impl Guest {
     }
 
     pub async fn processes(&self, id: &str) -> ttrpc::Result<Vec<u32>> {
-        let request = ContainerRequest {
-            container_id: id.to_owned(),
-            ..Default::default()
-        };
+        let request = container(id);
         Ok(self.client.list_processes(context(), &request).await?.pids)
     }
 
-    pub async fn stats(&self, id: &str) -> ttrpc::Result<StatsResponse> {
-        let request = ContainerRequest {
+    pub async fn pause(&self, id: &str) -> ttrpc::Result<()> {
+        let request = container(id);
+        self.client.pause(context(), &request).await.map(drop)
+    }
+
+    pub async fn resume(&self, id: &str) -> ttrpc::Result<()> {
+        let request = container(id);
+        self.client.resume(context(), &request).await.map(drop)
+    }
+
+    pub async fn update(&self, id: &str, resources: &Value) -> ttrpc::Result<()> {
+        let request = UpdateRequest {
             container_id: id.to_owned(),
+            resources: resources.to_string().into_bytes(),
             ..Default::default()
         };
+        self.client.update(context(), &request).await.map(drop)
+    }
+
+    pub async fn stats(&self, id: &str) -> ttrpc::Result<StatsResponse> {
+        let request = container(id);
         self.client.stats(context(), &request).await
     }
 
@@ -452,6 +465,13 @@ pub fn process(id: &str, exec_id: &str) -> ProcessRequest {
     ProcessRequest {
         container_id: id.to_owned(),
         exec_id: exec_id.to_owned(),
+        ..Default::default()
+    }
+}
+
+fn container(id: &str) -> ContainerRequest {
+    ContainerRequest {
+        container_id: id.to_owned(),
         ..Default::default()
     }
 }

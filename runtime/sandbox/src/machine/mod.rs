@@ -10,6 +10,8 @@ mod record;
 mod supervisor;
 
 pub(crate) use open::HostFiles;
+pub(crate) use output::HelperOutput;
 pub(crate) use phases::Phases;
-pub(crate) use record::kill_recorded;
-pub(crate) use supervisor::{Machine, MachineParts};
+pub(crate) use process::spawn;
+pub(crate) use record::{POD, add as record, kill_recorded};
+pub(crate) use supervisor::{Companion, Machine, MachineParts};

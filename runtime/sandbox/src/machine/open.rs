@@ -31,6 +31,7 @@ impl HostFiles {
     pub(crate) fn open(config: &Config, name: &str) -> Result<Self, SandboxError> {
         check_program("vmm", &config.vmm)?;
         check_program("file_server", &config.file_server)?;
+        check_program("pod_process", &config.pod_process)?;
         Ok(Self {
             kvm: open_kvm(Path::new(KVM))?,
             kernel: open_image("kernel", &config.kernel)?,

@@ -28,7 +28,7 @@ const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
 /// The output of a helper, on its way to the log.
 #[derive(Debug)]
-pub(super) struct HelperOutput {
+pub(crate) struct HelperOutput {
     last_lines: Arc<Mutex<Vec<String>>>,
     reader: JoinHandle<()>,
 }
@@ -38,7 +38,7 @@ impl HelperOutput {
     ///
     /// # Errors
     /// Fails when the process has no descriptors left.
-    pub(super) fn pipe(name: &'static str) -> io::Result<(OwnedFd, Self)> {
+    pub(crate) fn pipe(name: &'static str) -> io::Result<(OwnedFd, Self)> {
         let (receiver, writer) = pipe()?;
         let last_lines = Arc::new(Mutex::new(Vec::new()));
         let reader = tokio::spawn(log_lines(receiver, name, last_lines.clone()));
@@ -46,7 +46,7 @@ impl HelperOutput {
     }
 
     /// The last lines, once the helper has ended.
-    pub(super) async fn finish(&mut self) -> String {
+    pub(crate) async fn finish(&mut self) -> String {
         if !self.reader.is_finished() {
             let _ = tokio::time::timeout(LAST_OUTPUT, &mut self.reader).await;
         }

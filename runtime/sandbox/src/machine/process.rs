@@ -11,19 +11,23 @@ use tokio::process::{Child, Command};
 
 /// The first descriptor that a helper finds its files at; the others follow.
 const FIRST_FD: RawFd = 3;
+/// Pods outlive containerd, also when the whole of its service is stopped.
+const IGNORED: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 
 /// Starts `program` without arguments and environment, in a process group of its own.
 ///
 /// `files` become descriptors 3, 4, … in order; standard input is `/dev/null`, standard output and
-/// standard error go to `output`; no other descriptor survives. The kernel kills it when the
-/// calling thread ends.
+/// standard error go to `output`; no other descriptor survives. With `netns` it runs in that network
+/// namespace. The kernel kills it when the calling thread ends; what systemd sends to every process
+/// of a service that it stops does not.
 ///
 /// # Errors
 /// Fails when the program cannot be executed.
-pub(super) fn spawn(
+pub(crate) fn spawn(
     program: &Path,
     files: &[BorrowedFd<'_>],
     output: &OwnedFd,
+    netns: Option<BorrowedFd<'_>>,
 ) -> io::Result<Child> {
     let count = RawFd::try_from(files.len()).map_err(io::Error::other)?;
     let after_last = FIRST_FD + count;
@@ -33,6 +37,7 @@ pub(super) fn spawn(
         .iter()
         .map(|file| Ok(rustix::io::fcntl_dupfd_cloexec(file, after_last)?))
         .collect::<io::Result<Vec<OwnedFd>>>()?;
+    let netns = netns.map(|netns| netns.try_clone_to_owned()).transpose()?;
     let parent = rustix::process::getpid().as_raw_nonzero().get();
 
     let mut command = Command::new(program);
@@ -45,6 +50,12 @@ pub(super) fn spawn(
         .process_group(0)
         .kill_on_drop(true);
     let in_child = move || {
+        if let Some(netns) = &netns {
+            // SAFETY: setns takes two numbers; the descriptor is open until the exec.
+            if unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
         for (number, source) in (FIRST_FD..).zip(&sources) {
             // SAFETY: dup2 takes two numbers; the source stays open until the exec.
             if unsafe { libc::dup2(source.as_raw_fd(), number) } < 0 {
@@ -63,6 +74,12 @@ pub(super) fn spawn(
         };
         if result != 0 {
             return Err(io::Error::last_os_error());
+        }
+        for signal in IGNORED {
+            // SAFETY: signal takes two numbers; what is ignored stays ignored over the exec.
+            if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
+                return Err(io::Error::last_os_error());
+            }
         }
         // SAFETY: PR_SET_PDEATHSIG takes one number.
         if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {

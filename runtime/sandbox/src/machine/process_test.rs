@@ -30,7 +30,7 @@ fn script(text: &str) -> (TempDir, PathBuf) {
 async fn run(text: &str, files: &[std::os::fd::BorrowedFd<'_>]) -> String {
     let (_directory, path) = script(text);
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-    let mut child = spawn(&path, files, &writer).unwrap();
+    let mut child = spawn(&path, files, &writer, None).unwrap();
     drop(writer);
     let mut output = String::new();
     pipe::Receiver::from_owned_fd(reader)
@@ -94,7 +94,7 @@ fn a_child_dies_with_the_thread_that_started_it() {
         runtime.block_on(async {
             let (_reader, writer) =
                 rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-            let child = spawn(&path, &[], &writer).unwrap();
+            let child = spawn(&path, &[], &writer, None).unwrap();
             let pid = rustix::process::Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
             let pidfd =
                 rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
@@ -121,6 +121,22 @@ async fn a_program_that_cannot_run_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let (_reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let file = memory_file("");
-    let error = spawn(&directory.path().join("absent"), &[file.as_fd()], &writer).unwrap_err();
+    let error = spawn(
+        &directory.path().join("absent"),
+        &[file.as_fd()],
+        &writer,
+        None,
+    )
+    .unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn the_end_of_containerds_service_is_not_the_end_of_its_pods() {
+    let output = run(
+        "for s in TERM INT HUP; do kill -$s $$; done; echo alive",
+        &[],
+    )
+    .await;
+    assert_eq!(output, "alive\n");
 }

@@ -16,28 +16,36 @@ const FILE: &str = "processes";
 /// five seconds for everything.
 const KILLED: Duration = Duration::from_secs(2);
 
+/// The name of the process that stands for the pod on the host.
+pub(crate) const POD: &str = "pod";
+
 /// What a line says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Recorded {
+    /// Whether it is the process that stands for the pod.
+    is_pod: bool,
     pid: i32,
     /// In clock ticks since the host booted (proc_pid_stat(5), field 22): a process with the same
     /// number and another start time is somebody else's.
     start_time: u64,
 }
 
-/// Writes down the processes of the sandbox; the VMM first.
-pub(super) fn write(state_dir: &Path, processes: &[(&str, u32)]) -> io::Result<()> {
+/// Writes down processes of the sandbox, after those that were before.
+pub(crate) fn add(state_dir: &Path, processes: &[(&str, u32)]) -> io::Result<()> {
     let mut text = String::new();
     for (name, pid) in processes {
         let start_time = start_time(*pid)?;
         text.push_str(&format!("{name} {pid} {start_time}\n"));
     }
-    let mut file = fs::File::create_new(state_dir.join(FILE))?;
+    let mut file = fs::File::options()
+        .append(true)
+        .create(true)
+        .open(state_dir.join(FILE))?;
     file.write_all(text.as_bytes())
 }
 
 /// Kills the recorded processes that still run, waits until they are gone, and returns the
-/// process id of the VMM if one was recorded.
+/// process id of the one that stood for the pod, if it was recorded.
 ///
 /// # Errors
 /// Fails when the record cannot be read or a process cannot be killed.
@@ -56,13 +64,15 @@ pub(crate) fn kill_recorded(state_dir: &Path) -> io::Result<Option<u32>> {
         wait(&process)?;
     }
     Ok(recorded
-        .first()
+        .iter()
+        .find(|process| process.is_pod)
         .and_then(|process| u32::try_from(process.pid).ok()))
 }
 
 fn parse(line: &str) -> Option<Recorded> {
-    let mut words = line.split(' ').skip(1);
+    let mut words = line.split(' ');
     Some(Recorded {
+        is_pod: words.next()? == POD,
         pid: words.next()?.parse().ok().filter(|&pid| pid > 0)?,
         start_time: words.next()?.parse().ok()?,
     })

@@ -1,6 +1,7 @@
 //! One task owns the control channel and both processes, and decides when the machine has ended.
 
 use std::collections::{HashMap, VecDeque};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -49,7 +50,8 @@ pub(crate) struct MachineParts<'a> {
 /// A running VMM with its file server. Dropping it kills both.
 #[derive(Debug)]
 pub(crate) struct Machine {
-    pid: u32,
+    /// Process ids of the VMM and the file server.
+    pids: [u32; 2],
     questions: mpsc::Sender<Question>,
     /// Apart from the questions, which a VMM can hold up by not reading them.
     orders: mpsc::Sender<Order>,
@@ -85,6 +87,8 @@ enum Order {
     Stop,
     /// Something that ends the machine soon, or else now.
     Broken(String),
+    /// Something that ends the machine now.
+    Failed(String),
 }
 
 impl Machine {
@@ -94,7 +98,7 @@ impl Machine {
     /// [`ErrorKind::Internal`] when a process cannot be started.
     pub(crate) fn start(
         parts: &MachineParts<'_>,
-        console: Option<std::fs::File>,
+        console: Option<fs::File>,
     ) -> Result<Started, SandboxError> {
         Self::try_start(parts, console).map_err(|error| {
             SandboxError::new(
@@ -104,21 +108,20 @@ impl Machine {
         })
     }
 
-    fn try_start(parts: &MachineParts<'_>, console: Option<std::fs::File>) -> io::Result<Started> {
+    fn try_start(parts: &MachineParts<'_>, console: Option<fs::File>) -> io::Result<Started> {
         let (vmm_side, server_side) = std::os::unix::net::UnixStream::pair()?;
         let (ours, theirs) = Channel::pair()?;
         let control = Control::new(ours)?;
 
         let (writer, server_output) = HelperOutput::pipe("caisson-fs")?;
         let server_files = [server_side.as_fd(), parts.export];
-        let server = process::spawn(&parts.config.file_server, &server_files, &writer)?;
+        let server = process::spawn(&parts.config.file_server, &server_files, &writer, None)?;
         let (writer, vmm_output) = HelperOutput::pipe("caisson-vmm")?;
-        let vmm = process::spawn(&parts.config.vmm, &[theirs.as_fd()], &writer)?;
+        let vmm = process::spawn(&parts.config.vmm, &[theirs.as_fd()], &writer, None)?;
 
         let gone = || io::Error::other("a process is gone already");
-        let pid = vmm.id().ok_or_else(gone)?;
-        let server_pid = server.id().ok_or_else(gone)?;
-        record::write(parts.state_dir, &[("vmm", pid), ("fs", server_pid)])?;
+        let pids = [vmm.id().ok_or_else(gone)?, server.id().ok_or_else(gone)?];
+        record::add(parts.state_dir, &[("vmm", pids[0]), ("fs", pids[1])])?;
 
         let (questions, questions_receiver) = mpsc::channel(MAX_QUEUED);
         let (orders, orders_receiver) = mpsc::channel(1);
@@ -147,7 +150,7 @@ impl Machine {
         tokio::spawn(supervisor.run(inbox, end_sender, reaped_sender));
         Ok(Started {
             machine: Self {
-                pid,
+                pids,
                 questions,
                 orders,
                 end,
@@ -159,20 +162,24 @@ impl Machine {
         })
     }
 
-    /// Process id of the VMM.
-    pub(crate) fn pid(&self) -> u32 {
-        self.pid
+    /// Tells the kernel how gladly it may kill the VMM and the file server when memory runs out
+    /// (`oom_score_adj` of proc_pid(5)).
+    ///
+    /// # Errors
+    /// Fails for a score out of range, or without the privilege to lower it.
+    pub(crate) fn set_oom_score(&self, score: i32) -> io::Result<()> {
+        if self.has_ended() {
+            return Ok(());
+        }
+        for pid in self.pids {
+            fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())?;
+        }
+        Ok(())
     }
 
     /// Returns when the machine has ended.
     pub(crate) async fn ended(&self) -> VmEnd {
-        let mut receiver = self.end.clone();
-        // The sender goes only after it has sent.
-        match receiver.wait_for(Option::is_some).await {
-            Ok(end) => end.clone(),
-            Err(_) => None,
-        }
-        .unwrap_or_else(|| end::failed("the virtual machine is gone"))
+        ended(self.end.clone()).await
     }
 
     /// Whether it has ended.
@@ -212,12 +219,52 @@ impl Machine {
         let _ = self.orders.send(Order::Broken(reason)).await;
     }
 
+    /// For a companion that ends with the machine, and the machine with it, but is no reason for
+    /// the machine to go on.
+    pub(crate) fn companion(&self) -> Companion {
+        Companion {
+            orders: self.orders.downgrade(),
+            end: self.end.clone(),
+        }
+    }
+
     /// Ends the machine and returns when its processes are gone.
     pub(crate) async fn stop(&self) {
         let _ = self.orders.send(Order::Stop).await;
         let mut reaped = self.reaped.clone();
         let _ = reaped.wait_for(|reaped| *reaped).await;
     }
+}
+
+/// See [`Machine::companion`].
+#[derive(Debug)]
+pub(crate) struct Companion {
+    orders: mpsc::WeakSender<Order>,
+    end: watch::Receiver<Option<VmEnd>>,
+}
+
+impl Companion {
+    /// Returns when the machine has ended.
+    pub(crate) async fn ended(&self) -> VmEnd {
+        ended(self.end.clone()).await
+    }
+
+    /// Ends the machine because of `reason`, at once.
+    pub(crate) async fn fail(&self, reason: String) {
+        // Otherwise it has ended.
+        if let Some(orders) = self.orders.upgrade() {
+            let _ = orders.send(Order::Failed(reason)).await;
+        }
+    }
+}
+
+async fn ended(mut receiver: watch::Receiver<Option<VmEnd>>) -> VmEnd {
+    // The sender goes only after it has sent.
+    match receiver.wait_for(Option::is_some).await {
+        Ok(end) => end.clone(),
+        Err(_) => None,
+    }
+    .unwrap_or_else(|| end::failed("the virtual machine is gone"))
 }
 
 /// What the supervisor is told.
@@ -345,6 +392,7 @@ impl Supervisor {
                 }
                 None
             }
+            Some(Order::Failed(reason)) => Some(end::failed(reason)),
             // Nobody is interested any more.
             None => {
                 self.stopping = true;

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use caisson_protocol::agent::{
     ContainerRequest, CreateContainerRequest, CreateExecRequest, Empty, ListProcessesResponse,
-    ProcessRequest, ProcessResponse, SignalRequest, StatsResponse, Stdio, WaitResponse,
+    ProcessRequest, ProcessResponse, SetCpusRequest, SignalRequest, StatsResponse, Stdio,
+    UpdateRequest, WaitResponse,
 };
 use caisson_protocol::agent_ttrpc::{Agent, create_agent};
 use caisson_protocol::{MAX_STREAM_HEADER, StreamId};
@@ -298,6 +299,39 @@ impl Agent for FakeAgent {
             pids: vec![17, 18],
             ..Default::default()
         })
+    }
+
+    async fn pause(
+        &self,
+        _context: &TtrpcContext,
+        request: ContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.with(request.container_id, String::new(), |_| Empty::default())
+    }
+
+    async fn update(
+        &self,
+        _context: &TtrpcContext,
+        request: UpdateRequest,
+    ) -> ttrpc::Result<Empty> {
+        let resources: Value = serde_json::from_slice(&request.resources).unwrap();
+        assert!(resources["blockIO"].get("throttleReadBpsDevice").is_none());
+        if resources["pids"]["limit"] == 13 {
+            let message = "linux.resources.pids.limit: the kernel refuses";
+            return Err(get_rpc_status(Code::INVALID_ARGUMENT, message));
+        }
+        Ok(Empty::default())
+    }
+
+    async fn set_cpus(
+        &self,
+        _context: &TtrpcContext,
+        request: SetCpusRequest,
+    ) -> ttrpc::Result<Empty> {
+        if request.count == 3 {
+            return Err(get_rpc_status(Code::INTERNAL, "CPU 2 does not come"));
+        }
+        Ok(Empty::default())
     }
 
     async fn stats(

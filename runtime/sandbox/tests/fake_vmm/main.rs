@@ -1,4 +1,4 @@
-//! Plays `caisson-vmm` with a guest in it, and `caisson-fs`, for the tests of the sandbox.
+//! Plays `caisson-vmm` with a guest in it, `caisson-fs` and `caisson-pod`, for the tests of the sandbox.
 //!
 //! What it is to do wrong stands on the guest's command line as `fake=<fault>`; as a file server,
 //! in its own name.
@@ -21,7 +21,7 @@ use std::process::exit;
 
 use caisson_control::{
     BootConfig, CONTROL_FD, Channel, DeviceConfig, Event, Exit, ExitReason, FileRole, FromVmm,
-    Phase, RefusalKind, Reply, Request, ToVmm,
+    Metrics, Phase, RefusalKind, Reply, Request, ToVmm,
 };
 use caisson_protocol::{AGENT_PORT, HELLO_PORT, Hello, STREAM_PORT, VERSION};
 
@@ -31,6 +31,9 @@ fn main() {
     assert_eq!(std::env::vars().count(), 0, "no environment is passed");
     match Path::new(&name).file_name().and_then(|name| name.to_str()) {
         Some("fake-vmm") => vmm(),
+        Some("fake-pod") => loop {
+            std::thread::park();
+        },
         Some(server) => file_server(server),
         None => exit(9),
     }
@@ -206,6 +209,7 @@ impl Vmm {
 
     fn serve(&self) {
         let agent = agent::start();
+        let (mut wanted, mut asked) = (0, 0);
         // An error means that the sandbox is gone.
         while let Ok((message, files)) = self.channel.receive::<ToVmm>() {
             let mut files = files.into_iter();
@@ -234,6 +238,30 @@ impl Vmm {
                 Request::ConnectGuest { port: STREAM_PORT } => {
                     agent.stream(files.next().unwrap());
                     self.reply(message.id, Reply::Connected);
+                }
+                Request::SetVcpus { .. } if self.has_fault("makes-no-vcpus") => self.reply(
+                    message.id,
+                    Reply::Refused {
+                        kind: RefusalKind::Kvm,
+                        message: "no vCPU left".into(),
+                    },
+                ),
+                Request::SetVcpus { count } => {
+                    assert!(count <= self.boot.max_vcpus);
+                    self.reply(message.id, Reply::Done);
+                }
+                Request::SetHotplugMemory { mib } => {
+                    assert!(mib <= self.boot.hotplug_memory_mib);
+                    // The guest takes a while.
+                    asked = 0;
+                    wanted = mib;
+                    self.reply(message.id, Reply::Done);
+                }
+                Request::Metrics => {
+                    let mut metrics = Metrics::default();
+                    asked += 1;
+                    metrics.memory.plugged_mib = if asked > 2 { wanted } else { 0 };
+                    self.reply(message.id, Reply::Metrics(metrics));
                 }
                 Request::Stop if self.has_fault("does-not-stop") => {}
                 Request::Stop => {

@@ -73,7 +73,7 @@ fn a_killed_vmm_ends_every_wait_at_once() {
             async move { sandbox.wait_process(&init("web")).await }
         });
         tokio::task::yield_now().await;
-        pod::kill(sandbox.pid());
+        pod::kill(pod.process("vmm"));
         let error = soon(waiting).await.unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert_eq!(
@@ -219,9 +219,11 @@ fn a_sandbox_that_is_dropped_takes_its_processes_along() {
         soon(sandbox.create_container(pod.container("web", "sleep")))
             .await
             .unwrap();
-        let vmm = pod::watch(sandbox.pid());
+        let all = ["vmm", "fs", "pod"].map(|name| pod::watch(pod.process(name)));
         drop(sandbox);
-        soon(vmm).await;
+        for process in all {
+            soon(process).await;
+        }
         assert!(!pod.state_dir().exists());
     });
 }

@@ -10,9 +10,11 @@
     clippy::indexing_slicing
 )]
 
+mod changes;
 mod containers;
 mod end;
 mod pod;
+mod pod_process;
 mod start;
 
 use std::future::Future;

@@ -6,7 +6,9 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use caisson_sandbox::{Config, CreateContainer, RootMount, SandboxOptions, enter_mount_namespace};
+use caisson_sandbox::{
+    Config, CreateContainer, RootMount, SandboxOptions, VmSize, enter_mount_namespace,
+};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde_json::json;
@@ -14,6 +16,12 @@ use tempfile::TempDir;
 
 /// The program that plays VMM and file server, by the name it is started with.
 const PLAYER: &str = env!("CARGO_BIN_EXE_fake-vmm");
+
+/// The size of the machine at first.
+pub(crate) const SIZE: VmSize = VmSize {
+    vcpus: 1,
+    memory_mib: 128,
+};
 
 pub(crate) struct Pod {
     directory: TempDir,
@@ -42,7 +50,7 @@ pub(crate) fn in_pod(test: impl AsyncFnOnce(&Pod) + Send + 'static) {
 impl Pod {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        for name in ["fake-vmm", "fake-fs", "fake-fs-dies"] {
+        for name in ["fake-vmm", "fake-fs", "fake-fs-dies", "fake-pod"] {
             symlink(PLAYER, directory.path().join(name)).unwrap();
         }
         for name in ["vmlinux", "initrd"] {
@@ -66,6 +74,7 @@ impl Pod {
             initrd: self.program("initrd"),
             vmm: self.program("fake-vmm"),
             file_server: self.program("fake-fs"),
+            pod_process: self.program("fake-pod"),
             kernel_parameters: format!("fake={fault}"),
             ..Config::default()
         }
@@ -80,8 +89,11 @@ impl Pod {
             id: "pod".into(),
             namespace: "default".into(),
             state_dir: self.state_dir(),
-            vcpus: 1,
-            memory_mib: 128,
+            size: SIZE,
+            most: VmSize {
+                vcpus: 4,
+                memory_mib: 256,
+            },
             netns: None,
         }
     }
@@ -134,6 +146,13 @@ impl Pod {
                     .is_ok_and(|cmdline| cmdline.starts_with(own.as_bytes()))
             })
             .collect()
+    }
+
+    /// The process that the sandbox has recorded under this name.
+    pub(crate) fn process(&self, name: &str) -> u32 {
+        let record = fs::read_to_string(self.state_dir().join("processes")).unwrap();
+        let line = record.lines().find(|line| line.starts_with(name));
+        line.unwrap().split(' ').nth(1).unwrap().parse().unwrap()
     }
 
     /// Waits until all processes of this pod have ended.

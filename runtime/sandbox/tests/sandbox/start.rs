@@ -96,12 +96,13 @@ fn a_kernel_that_lacks_an_option_is_told_by_its_name() {
 #[test]
 fn missing_files_are_named_before_anything_is_started() {
     in_pod(async |pod| {
-        for key in ["kernel", "initrd", "vmm", "file_server"] {
+        for key in ["kernel", "initrd", "vmm", "file_server", "pod_process"] {
             let mut config = pod.config("");
             *match key {
                 "kernel" => &mut config.kernel,
                 "initrd" => &mut config.initrd,
                 "vmm" => &mut config.vmm,
+                "pod_process" => &mut config.pod_process,
                 _ => &mut config.file_server,
             } = "/no/such/file".into();
             let error = soon(Sandbox::start(&config, pod.options()))
@@ -118,8 +119,8 @@ fn missing_files_are_named_before_anything_is_started() {
         for change in 0..4 {
             let mut options = pod.options();
             match change {
-                0 => options.vcpus = 0,
-                1 => options.memory_mib = 63,
+                0 => options.size.vcpus = 0,
+                1 => options.size.memory_mib = 63,
                 2 => options.id = "../pod".into(),
                 _ => options.state_dir = "relative".into(),
             }

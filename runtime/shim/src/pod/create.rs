@@ -1,13 +1,14 @@
 //! Creating a container, and with the first one the virtual machine.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use caisson_sandbox::{
-    Config, CreateContainer, ErrorKind, RootMount, SandboxError, SandboxOptions, VmEndKind, VmSize,
+    Config, ContainerLimits, CreateContainer, ErrorKind, ProcessStreams, RootMount, SandboxError,
+    SandboxOptions, VmEndKind, VmSize,
 };
 use containerd_shim_protos::types::mount::Mount;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process as ProcessSpec, Spec};
 use tokio::sync::oneshot;
 
 use super::{Pod, Slot};
@@ -16,7 +17,9 @@ use crate::bundle::Bundle;
 use crate::container::Container;
 use crate::error::TaskError;
 use crate::event::TaskEvent;
+use crate::fail_point::Point;
 use crate::group::{Group, Role};
+use crate::hooks::Hooks;
 use crate::options::Options;
 use crate::process::{Process, ProcessKey};
 use crate::stdio::{Stdio, StdioPaths};
@@ -71,6 +74,7 @@ impl Pod {
         match result {
             Ok(pid) => {
                 self.phases.reached(&request.id, "container-created");
+                self.fail_points.pass(Point::CreateBeforeAnswer).await?;
                 Ok(pid)
             }
             Err(error) => {
@@ -104,7 +108,17 @@ impl Pod {
         let spec = bundle
             .spec()
             .map_err(|error| TaskError::Invalid(error.to_string()))?;
+        if let Some(annotations) = spec.annotations() {
+            self.fail_points
+                .arm(annotations, bundle.path())
+                .map_err(|error| TaskError::Invalid(error.to_string()))?;
+        }
+        self.fail_points.pass(Point::CreateBeforeVm).await?;
         let config = configuration(&request.options, &bundle)?;
+        let mounts = self.host_mounts.get().cloned();
+        let hooks = Hooks::of(&request.id, &bundle, &spec, mounts)
+            .map_err(|error| TaskError::Invalid(error.to_string()))?;
+        check_network(&spec)?;
         // Both take time and neither needs the other. Neither may be dropped half way.
         let (stdio, vm) = tokio::join!(
             Stdio::open(&request.stdio, &self.options.namespace, &request.id),
@@ -114,6 +128,77 @@ impl Pod {
             vm?,
             stdio.map_err(|error| TaskError::Precondition(error.to_string()))?,
         );
+        self.fail_points.pass(Point::CreateAfterVm).await?;
+        self.set_oom_score(&*vm, &spec)?;
+        let container = self
+            .create_in(&*vm, request, spec, bundle, hooks, stdio)
+            .await?;
+        self.table()
+            .insert(request.id.clone(), Slot::Ready(Arc::clone(&container)));
+        let process = Arc::clone(&container.init);
+        let pid = process.pid;
+        self.publisher.publish(&TaskEvent::Created {
+            id: request.id.clone(),
+            bundle: request.bundle.display().to_string(),
+            rootfs: request.rootfs.clone(),
+            stdio: request.stdio.clone(),
+            pid,
+        });
+        tokio::spawn(Arc::clone(self).watch(Arc::clone(&vm), container, process));
+        if let Err(error) = self.fit_machine(&*vm).await {
+            // Its limits are kept nevertheless; what it lacks is what others use at the same time.
+            tracing::warn!(id = request.id, "{error}");
+        }
+        Ok(pid)
+    }
+
+    /// Creates the container in a running machine, with its hooks before: what they change in the
+    /// places that are mounted into the container is there when it is made.
+    async fn create_in(
+        &self,
+        vm: &dyn Vm,
+        request: &CreateRequest,
+        spec: Spec,
+        bundle: Bundle,
+        hooks: Hooks,
+        stdio: Stdio,
+    ) -> Result<Arc<Container>, TaskError> {
+        let pid = vm.pid();
+        let limits = ContainerLimits::of_spec(&spec);
+        let created = async {
+            tokio::select! {
+                done = hooks.creating(pid) => {
+                    done.map_err(|error| {
+                        TaskError::Precondition(format!("OCI runtime create failed: {error}"))
+                    })?;
+                }
+                end = vm.ended() => return Err(vm::gone(&end).into()),
+            }
+            self.create_in_guest(vm, request, spec, &bundle, &stdio)
+                .await
+        };
+        match created.await {
+            Ok(streams) => {
+                let io = stdio.connect(streams, Some(self.timed_output(&request.id)));
+                let key = ProcessKey::new(&request.id, "");
+                let init = Arc::new(Process::init(key, request.stdio.clone(), pid, io));
+                Ok(Arc::new(Container::new(bundle, init, hooks, limits)))
+            }
+            Err(error) => {
+                hooks.stopped().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn create_in_guest(
+        &self,
+        vm: &dyn Vm,
+        request: &CreateRequest,
+        spec: Spec,
+        bundle: &Bundle,
+        stdio: &Stdio,
+    ) -> Result<ProcessStreams, TaskError> {
         let create = CreateContainer {
             id: request.id.clone(),
             bundle: request.bundle.clone(),
@@ -124,34 +209,40 @@ impl Pod {
             stdout: stdio.has_stdout(),
             stderr: stdio.has_stderr(),
         };
-        let streams = vm::alive(&*vm, vm.create_container(create))
+        let streams = vm::alive(vm, vm.create_container(create))
             .await
             .map_err(|error| TaskError::oci("create", &error))?;
-        let key = ProcessKey::new(&request.id, "");
-        let pid = vm.pid();
-        if let Err(error) = bundle.write_init_pid(pid) {
-            // `delete` needs it when this process is gone; without it clients get a wrong pid.
-            undo(&*vm, &key).await;
-            return Err(TaskError::Internal(format!(
-                "cannot write init.pid into {}: {error}",
-                request.bundle.display()
-            )));
-        }
-        let io = stdio.connect(streams, Some(self.timed_output(&request.id)));
-        let init = Arc::new(Process::init(key, request.stdio.clone(), pid, io));
-        let container = Arc::new(Container::new(bundle, init));
-        self.table()
-            .insert(request.id.clone(), Slot::Ready(Arc::clone(&container)));
-        self.publisher.publish(&TaskEvent::Created {
-            id: request.id.clone(),
-            bundle: request.bundle.display().to_string(),
-            rootfs: request.rootfs.clone(),
-            stdio: request.stdio.clone(),
-            pid,
+        let passed = self.fail_points.pass(Point::CreateAfterContainer).await;
+        // `delete` needs it when this process is gone; without it clients get a wrong pid.
+        let recorded = passed.and_then(|()| {
+            bundle.write_init_pid(vm.pid()).map_err(|error| {
+                let bundle = request.bundle.display();
+                TaskError::Internal(format!("cannot write init.pid into {bundle}: {error}"))
+            })
         });
-        let process = Arc::clone(&container.init);
-        tokio::spawn(Arc::clone(self).watch(vm, container, process));
-        Ok(pid)
+        if let Err(error) = recorded {
+            undo(vm, &ProcessKey::new(&request.id, "")).await;
+            return Err(error);
+        }
+        Ok(streams)
+    }
+
+    /// Gives the machine the highest OOM score of its containers: in a Kubernetes pod the first
+    /// one, which only holds the pod, is always protected, and says nothing about the others.
+    fn set_oom_score(&self, vm: &dyn Vm, spec: &Spec) -> Result<(), TaskError> {
+        let process = spec.process().as_ref();
+        let Some(score) = process.and_then(ProcessSpec::oom_score_adj) else {
+            return Ok(());
+        };
+        let mut highest = self
+            .oom_score
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if highest.is_none_or(|highest| score > highest) {
+            vm.set_oom_score(score)?;
+            *highest = Some(score);
+        }
+        Ok(())
     }
 
     /// The pod's virtual machine, started for its owner's container if there is none.
@@ -193,12 +284,13 @@ impl Pod {
         config: &Config,
     ) -> Result<Arc<dyn Vm>, SandboxError> {
         let size = VmSize::for_spec(spec, config);
+        let most = size.most(config);
         let options = SandboxOptions {
             id: self.options.id.clone(),
             namespace: self.options.namespace.clone(),
             state_dir: self.options.state_dir.clone(),
-            vcpus: size.vcpus,
-            memory_mib: size.memory_mib,
+            size,
+            most,
             netns: network_namespace(spec),
         };
         let vm = self.launcher.launch(config, options).await?;
@@ -207,10 +299,12 @@ impl Pod {
         }
         tracing::info!(
             id = self.options.id,
-            "virtual machine runs: pid {}, {} vCPUs, {} MiB, kernel {}",
+            "virtual machine runs: pid {}, {} of {} vCPUs, {} of {} MiB, kernel {}",
             vm.pid(),
             size.vcpus,
+            most.vcpus,
             size.memory_mib,
+            most.memory_mib,
             vm.guest_kernel()
         );
         let (pod, watched) = (Arc::clone(self), Arc::clone(&vm));
@@ -283,6 +377,7 @@ fn root_mount(mount: &Mount) -> RootMount {
     }
 }
 
+/// The network namespace of the configuration, if it names one that exists.
 fn network_namespace(spec: &Spec) -> Option<PathBuf> {
     let namespaces = spec.linux().as_ref()?.namespaces().as_ref()?;
     namespaces
@@ -290,4 +385,27 @@ fn network_namespace(spec: &Spec) -> Option<PathBuf> {
         .find(|namespace| namespace.typ() == LinuxNamespaceType::Network)?
         .path()
         .clone()
+        .filter(|path| !path.as_os_str().is_empty())
+}
+
+/// Refuses a container that is to use the host's network: one that is kept apart from the host, but
+/// not there. A configuration with nothing but a mount namespace asks for no network in particular.
+fn check_network(spec: &Spec) -> Result<(), TaskError> {
+    use LinuxNamespaceType as Type;
+    let linux = spec.linux().as_ref();
+    let listed = linux.and_then(|linux| linux.namespaces().as_ref());
+    let has = |types: &[Type]| {
+        listed
+            .into_iter()
+            .flatten()
+            .any(|namespace| types.contains(&namespace.typ()))
+    };
+    if has(&[Type::Network]) || !has(&[Type::Pid, Type::Ipc, Type::Uts, Type::Cgroup]) {
+        return Ok(());
+    }
+    Err(TaskError::Invalid(
+        "the container is to use the host's network (config.json has no network namespace), which \
+         a virtual machine cannot: run it without host network"
+            .to_owned(),
+    ))
 }

@@ -9,6 +9,7 @@ use super::{DRAIN_TIMEOUT, Pod, Slot};
 use crate::container::Container;
 use crate::error::TaskError;
 use crate::event::TaskEvent;
+use crate::fail_point::Point;
 use crate::process::{Exit, Process, ProcessKey, State};
 use crate::vm;
 
@@ -18,7 +19,8 @@ const MAX_SIGNAL: u32 = 64;
 const SIGKILL: u32 = 9;
 
 impl Pod {
-    /// Sends a signal to a process, or with `all` to every process of its container.
+    /// Sends a signal to a process, or with `all` to every process of its container. When the guest
+    /// does not answer to the SIGKILL of a container, its virtual machine is stopped.
     ///
     /// # Errors
     /// [`TaskError::Unknown`]; [`TaskError::Finished`] when it has ended, with or without its
@@ -40,14 +42,23 @@ impl Pod {
             State::Stopped(_) | State::Deleted(_) => {
                 return Err(TaskError::Finished(key.clone()));
             }
-            State::Created | State::Running => {}
+            State::Created | State::Running | State::Paused => {}
         }
+        self.fail_points.pass(Point::Kill).await?;
         let vm = self.running_vm(key)?;
         let id = key.id();
         match vm::alive(&*vm, vm.signal(&id, signal, all && key.is_init())).await {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == ErrorKind::NotFound || self.vm_is_gone() => {
                 Err(TaskError::Finished(key.clone()))
+            }
+            // A guest that does not even kill any more holds up the end of the pod for ever.
+            Err(error)
+                if error.kind() == ErrorKind::Unavailable && signal == SIGKILL && key.is_init() =>
+            {
+                tracing::error!("the virtual machine is stopped: {error}");
+                vm.stop().await;
+                Ok(())
             }
             Err(error) => Err(error.into()),
         }
@@ -56,8 +67,9 @@ impl Pod {
     /// Deletes an ended process, or a container that was created and never started.
     ///
     /// # Errors
-    /// [`TaskError::Unknown`], also for the second time; [`TaskError::Running`]; the sandbox's
-    /// when it could not clean up, and then it can be tried again.
+    /// [`TaskError::Unknown`], also for the second time; [`TaskError::Running`], or
+    /// [`TaskError::State`] when it is paused; the sandbox's when it could not clean up, and then
+    /// it can be tried again.
     pub(crate) async fn delete(self: Arc<Self>, key: ProcessKey) -> Result<(u32, Exit), TaskError> {
         let container = self.container(&key.container)?;
         let process = container.process(&key.exec)?;
@@ -66,11 +78,16 @@ impl Pod {
         }
         let turn = process.turn.lock().await;
         match process.state() {
-            State::Deleted(_) => return Err(TaskError::Unknown(key)),
-            State::Created | State::Running => return Err(TaskError::Running(key)),
             State::Added => {}
-            State::Stopped(_) => self.remove_stopped(&process).await?,
+            State::Stopped(_) => {
+                self.remove_stopped(&process).await?;
+                if key.is_init() {
+                    container.hooks.stopped().await;
+                }
+            }
+            state => return Err(process.undeletable(state)),
         }
+        self.fail_points.pass(Point::DeleteAfterGuest).await?;
         let exit = process.set_deleted()?;
         self.forget(&container, &process, exit);
         drop(turn);
@@ -93,6 +110,7 @@ impl Pod {
             tracing::warn!("{} is deleted, its output is cut off", process.key);
         }
         process.cut();
+        self.fail_points.pass(Point::DeleteBeforeGuest).await?;
         let vm = self.running_vm(&process.key)?;
         match vm.delete_process(&process.key.id()).await {
             Ok(()) => Ok(()),
@@ -113,6 +131,10 @@ impl Pod {
         }
         let id = &process.key.container;
         self.table().remove(id);
+        for exec in container.close() {
+            // Nobody finds it any more, but somebody may still wait for it.
+            let _ = exec.set_deleted();
+        }
         self.publisher.publish(&TaskEvent::Deleted {
             id: id.clone(),
             pid: process.pid,
@@ -124,6 +146,10 @@ impl Pod {
     /// Otherwise nothing happens. Returns whether the shim ends.
     pub(crate) async fn shutdown(self: Arc<Self>, now: bool) -> bool {
         if !now && !self.table().is_empty() {
+            return false;
+        }
+        if let Err(error) = self.fail_points.pass(Point::Shutdown).await {
+            tracing::error!("{error}");
             return false;
         }
         if let Some(vm) = self.vm.get() {

@@ -12,6 +12,7 @@ use crate::args::is_identifier;
 use crate::container::Container;
 use crate::error::TaskError;
 use crate::event::TaskEvent;
+use crate::fail_point::Point;
 use crate::process::{Exit, KILLED, NOT_STARTED, Process, ProcessKey, State};
 use crate::stdio::{Stdio, StdioPaths};
 use crate::vm::{self, Vm};
@@ -39,7 +40,7 @@ impl Pod {
     ///
     /// # Errors
     /// [`TaskError::Unknown`], [`TaskError::Exists`], or [`TaskError::State`] when the container
-    /// has ended.
+    /// is paused or has ended.
     pub(crate) fn exec(&self, request: ExecRequest) -> Result<(), TaskError> {
         let ExecRequest {
             key,
@@ -55,7 +56,11 @@ impl Pod {
         }
         let container = self.container(&key.container)?;
         spec.set_terminal(Some(stdio.terminal));
-        let pid = container.init.pid;
+        let init = &container.init;
+        if init.state() == State::Paused {
+            return Err(init.refused("add an exec to", State::Paused));
+        }
+        let pid = init.pid;
         container.add(Process::exec(key.clone(), stdio, pid, spec))?;
         self.publisher.publish(&TaskEvent::ExecAdded(key));
         Ok(())
@@ -71,10 +76,13 @@ impl Pod {
         let process = container.process(&key.exec)?;
         // The end of the process is recorded after this turn: its events come in order even when
         // it ends before the guest has answered.
-        let _turn = process.turn.lock().await;
+        let turn = process.turn.lock().await;
         let vm = self.running_vm(&key)?;
         if key.is_init() {
             self.start_init(&*vm, &process).await?;
+            // The process may end while its hooks run.
+            drop(turn);
+            container.hooks.started(process.pid).await;
         } else {
             self.start_exec(&vm, &container, &process).await?;
             tokio::spawn(Arc::clone(&self).watch(vm, container, Arc::clone(&process)));
@@ -87,6 +95,7 @@ impl Pod {
         if state != State::Created {
             return Err(process.refused("start", state));
         }
+        self.fail_points.pass(Point::Start).await?;
         let id = process.key.id();
         if let Err(error) = vm::alive(vm, vm.start_process(&id)).await {
             tracing::error!(id = id.container, "start failed: {error}");
@@ -114,9 +123,9 @@ impl Pod {
         if state != State::Added {
             return Err(process.refused("start", state));
         }
-        if !container.is_open() {
-            let state = container.init.state();
-            return Err(container.init.refused("start an exec in", state));
+        let of_init = container.init.state();
+        if !container.is_open() || of_init == State::Paused {
+            return Err(container.init.refused("start an exec in", of_init));
         }
         if let Err(error) = self.run_exec(&**vm, process).await {
             tracing::info!("start of {} failed: {error}", process.key);
@@ -133,6 +142,7 @@ impl Pod {
     }
 
     async fn run_exec(&self, vm: &dyn Vm, process: &Process) -> Result<(), TaskError> {
+        self.fail_points.pass(Point::Exec).await?;
         let stdio = Stdio::open(
             &process.stdio,
             &self.options.namespace,

@@ -206,6 +206,7 @@ async fn output(stream: &UnixStream, sink: Sink, mut first: Option<oneshot::Send
                     buffer.clear();
                     // A sink that failed may not have given its buffer back.
                     buffer.reserve_exact(CHUNK);
+                    give_way().await;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
@@ -217,6 +218,12 @@ async fn output(stream: &UnixStream, sink: Sink, mut first: Option<oneshot::Send
         }
         buffer = Vec::new();
     }
+}
+
+/// Lets everything else of the pod have its turn: one thread serves all of it, and a process that
+/// writes as fast as its output is taken would never let go of that thread.
+async fn give_way() {
+    tokio::task::yield_now().await;
 }
 
 /// Feeds a process from `fifo` until every writer has closed it, then ends its input.
@@ -239,6 +246,7 @@ async fn feed(fifo: tokio::net::unix::pipe::Receiver, mut stream: UnixStream) {
                         return;
                     }
                     buffer.clear();
+                    give_way().await;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {

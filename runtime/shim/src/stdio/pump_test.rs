@@ -1,6 +1,8 @@
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use caisson_sandbox::ProcessStreams;
@@ -10,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use super::CHUNK;
 use crate::stdio::{ProcessIo, Stdio, StdioPaths};
 
 fn fifo(dir: &Path, name: &str) -> PathBuf {
@@ -288,6 +291,37 @@ async fn a_sink_that_fails_does_not_block_the_process() {
     timeout(Duration::from_secs(10), io.drained())
         .await
         .unwrap();
+}
+
+/// The shim has one thread for everything: while this output is discarded, others must get on.
+#[tokio::test]
+async fn a_process_that_never_stops_to_write_holds_up_nobody() {
+    /// Gigabytes, which take seconds: only one who holds the thread sees their end.
+    const MOST: usize = 4 << 30;
+    let paths = StdioPaths {
+        stdout: "file:///dev/full".into(),
+        ..StdioPaths::default()
+    };
+    let (io, mut guest) = connect(&paths).await;
+    let mut stream = guest.stdout.take().unwrap().into_std().unwrap();
+    stream.set_nonblocking(false).unwrap();
+    let enough = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&enough);
+    let writer = tokio::task::spawn_blocking(move || {
+        let chunk = [0; CHUNK];
+        let mut written = 0;
+        while written < MOST && !stop.load(Ordering::Relaxed) {
+            stream.write_all(&chunk).unwrap();
+            written += chunk.len();
+        }
+        written
+    });
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    enough.store(true, Ordering::Relaxed);
+    assert!(writer.await.unwrap() < MOST);
+    drop(io);
 }
 
 #[tokio::test]

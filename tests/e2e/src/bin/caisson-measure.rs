@@ -13,7 +13,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use caisson_e2e::{BUSYBOX, Container, Ctr, RUNTIME, parent_of};
+use caisson_e2e::{BUSYBOX, Container, Ctr, RUNTIME, Shim, children_of, parent_of, signal};
+use rustix::process::Signal;
+
+/// Calls that are timed of each kind while the guest stands still.
+const CALLS: usize = 1000;
+/// What State and Pids may take at the 99th percentile then: containerd asks every pod for them
+/// when it comes back, and its liveness probes do not wait for a guest.
+const AIM: Duration = Duration::from_millis(2);
 
 const RUNC: &str = "io.containerd.runc.v2";
 
@@ -28,6 +35,7 @@ fn main() {
     phases();
     exec(rounds, &container);
     memory(&container);
+    frozen(&container);
 }
 
 /// `ctr run --rm … true`, the contenders taking turns.
@@ -118,6 +126,49 @@ fn table(times: &mut BTreeMap<&str, Vec<Duration>>) {
     }
 }
 
+/// State and Pids over the shim's socket, while the guest runs and while it stands still.
+fn frozen(container: &Container) {
+    let shim = Shim::of("measured");
+    let vmm = container.vmm_pid();
+    println!("\nState and Pids over the shim's socket, {CALLS} calls each, in ms");
+    println!(
+        "{:<24} {:>10} {:>10} {:>10} {:>10}",
+        "", "median", "99 %", "max", "aim (99 %)"
+    );
+    let times = |call: &dyn Fn()| {
+        let mut times: Vec<Duration> = (0..CALLS)
+            .map(|_| {
+                let begun = Instant::now();
+                call();
+                begun.elapsed()
+            })
+            .collect();
+        times.sort();
+        [CALLS / 2, CALLS * 99 / 100, CALLS - 1]
+            .map(|index| times.get(index).copied().unwrap_or_default())
+    };
+    for (guest, before) in [("running", Signal::CONT), ("frozen", Signal::STOP)] {
+        signal(vmm, before);
+        let calls: [(&str, &dyn Fn()); 2] = [
+            ("State", &|| {
+                let _ = shim.state("").expect("State is answered");
+            }),
+            ("Pids", &|| {
+                let _ = shim.pids().expect("Pids is answered");
+            }),
+        ];
+        for (name, call) in calls {
+            let [median, most, max] = times(call).map(ms);
+            println!(
+                "{:<24} {median:>10.2} {most:>10.2} {max:>10.2} {:>10.2}",
+                format!("{name}, guest {guest}"),
+                ms(AIM)
+            );
+        }
+        signal(vmm, Signal::CONT);
+    }
+}
+
 /// The phases of our start, as the shim noted them.
 fn phases() {
     let notes = fs::read_to_string("/run/caisson/default/measured/phases")
@@ -128,18 +179,19 @@ fn phases() {
 
 /// Memory of the idle container's processes on the host.
 fn memory(container: &Container) {
-    let vmm = container.host_pid();
+    let vmm = container.vmm_pid();
     let shim = parent_of(vmm);
     println!("\nmemory of one idle container, proportional set size");
     println!("{:<28} {:>10}", "", "KiB");
-    let (guest, own) = pss(vmm);
+    let (mut guest, own) = pss(vmm);
     println!("{:<28} {own:>10}", "caisson-vmm without guest");
     println!("{:<28} {:>10}", "shim", pss(shim).1);
     for child in children_of(shim).into_iter().filter(|child| *child != vmm) {
         let (shared, own) = pss(child);
+        guest += shared;
         println!("{:<28} {own:>10}", comm(child));
-        println!("{:<28} {:>10}", "guest memory", guest + shared);
     }
+    println!("{:<28} {guest:>10}", "guest memory");
 }
 
 /// Proportional set size in KiB of a process: guest memory, everything else.
@@ -159,15 +211,6 @@ fn pss(pid: i32) -> (u64, u64) {
         }
     }
     (guest, own)
-}
-
-fn children_of(pid: i32) -> Vec<i32> {
-    let path = format!("/proc/{pid}/task/{pid}/children");
-    let children = fs::read_to_string(path).unwrap_or_default();
-    children
-        .split_whitespace()
-        .filter_map(|child| child.parse().ok())
-        .collect()
 }
 
 fn comm(pid: i32) -> String {

@@ -127,7 +127,7 @@ fn a_killed_virtual_machine_ends_its_task_and_can_be_removed() {
             .exec_as("look", &["sh", "-c", running])
             .finish()
             .ok();
-        kill(container.host_pid());
+        kill(container.vmm_pid());
         assert_eq!(waiter.join().unwrap().code, 137);
     });
     assert_eq!(container.exit_code_at_delete(), 137);
@@ -138,12 +138,14 @@ fn a_killed_virtual_machine_ends_its_task_and_can_be_removed() {
 fn a_killed_shim_takes_its_virtual_machine_with_it() {
     let _machine = CleanMachine::watch();
     let container = Container::start(BUSYBOX, "shim-killed", &["sleep", "1000"]);
-    let vmm = container.host_pid();
+    let (vmm, pod) = (container.vmm_pid(), container.host_pid());
     kill(parent_of(vmm));
     // containerd has noticed the shim's death by itself and cleaned up; there is no task any more.
     let deleted = container.task("delete", &["--force"]).failure();
     assert!(deleted.contains("not found"), "{deleted}");
-    assert!(!Path::new(&format!("/proc/{vmm}")).exists());
+    for pid in [vmm, pod] {
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    }
     // With a task it cannot find, ctr leaves behind the fifos that it made itself.
     fs::remove_dir_all("/run/containerd/fifo").unwrap();
 }

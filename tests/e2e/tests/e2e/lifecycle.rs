@@ -2,7 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use caisson_e2e::{BUSYBOX, CleanMachine, Container};
+use caisson_e2e::{BUSYBOX, CleanMachine, Container, Shim, code, signal};
+use rustix::process::Signal;
+use ttrpc::Code;
 
 #[test]
 #[ignore = "needs the testbed: cargo verify"]
@@ -21,7 +23,7 @@ fn a_trap_sees_the_signal_that_is_sent() {
 
 #[test]
 #[ignore = "needs the testbed: cargo verify"]
-fn processes_are_listed_with_the_virtual_machine_as_their_host_process() {
+fn processes_are_listed_with_the_pods_process_on_the_host() {
     let _machine = CleanMachine::watch();
     let container = Container::start(BUSYBOX, "listing", &["sleep", "1000"]);
     let processes = container.task("ps", &[]).ok().text();
@@ -30,7 +32,7 @@ fn processes_are_listed_with_the_virtual_machine_as_their_host_process() {
         "ctr task ps printed:\n{processes}"
     );
     let comm = std::fs::read_to_string(format!("/proc/{}/comm", container.host_pid())).unwrap();
-    assert_eq!(comm.trim(), "caisson-vmm");
+    assert_eq!(comm.trim(), "caisson-pod");
 }
 
 #[test]
@@ -106,6 +108,7 @@ fn two_containers_run_in_two_virtual_machines() {
     let one = Container::start(BUSYBOX, "one", &["sleep", "1000"]);
     let two = Container::start(BUSYBOX, "two", &["sleep", "1000"]);
     assert_ne!(one.host_pid(), two.host_pid());
+    assert_ne!(one.vmm_pid(), two.vmm_pid());
     let boot_id = |container: &Container| {
         container
             .exec(&["cat", "/proc/sys/kernel/random/boot_id"])
@@ -117,6 +120,38 @@ fn two_containers_run_in_two_virtual_machines() {
     drop(one);
     assert_eq!(two.state(), "RUNNING");
     assert_eq!(two.exec(&["echo", "alive"]).finish().ok().text(), "alive");
+}
+
+#[test]
+#[ignore = "needs the testbed: cargo verify"]
+fn p12_who_has_ended_is_not_found_by_a_second_kill() {
+    let _machine = CleanMachine::watch();
+    let container = Container::start(BUSYBOX, "twice", &["sleep", "1000"]);
+    let shim = Shim::of("twice");
+    shim.exec("e", &["sleep", "1000"]).unwrap();
+    shim.start("e").unwrap();
+    for process in ["e", ""] {
+        shim.kill(process, 9).unwrap();
+        assert_eq!(shim.wait(process).unwrap().exit_status, 137);
+        assert_eq!(code(&shim.kill(process, 9)), Some(Code::NOT_FOUND));
+    }
+    let message = container.task("kill", &[]).failure();
+    assert!(message.contains("not found"), "{message}");
+    assert_eq!(container.exit_code_at_delete(), 137);
+}
+
+#[test]
+#[ignore = "needs the testbed: cargo verify"]
+fn p12_who_ended_with_its_machine_is_not_found_by_a_kill() {
+    let _machine = CleanMachine::watch();
+    let container = Container::start(BUSYBOX, "crashed", &["sleep", "1000"]);
+    let shim = Shim::of("crashed");
+    signal(container.vmm_pid(), Signal::KILL);
+    assert_eq!(shim.wait("").unwrap().exit_status, 137);
+    assert_eq!(code(&shim.kill("", 15)), Some(Code::NOT_FOUND));
+    let message = container.task("kill", &[]).failure();
+    assert!(message.contains("not found"), "{message}");
+    assert_eq!(container.exit_code_at_delete(), 137);
 }
 
 #[test]

@@ -5,11 +5,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod changes;
 mod exec;
 mod exit_codes;
 mod failures;
+mod faults;
+mod floods;
+mod hooks;
 mod lifecycle;
 mod mounts;
 mod smoke;
+mod soak;
+mod stdio;
 mod streams;
 mod terminals;

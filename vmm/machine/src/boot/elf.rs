@@ -1,4 +1,7 @@
-//! The kernel: an uncompressed x86-64 ELF file, entered by its PVH note or at its 64-bit entry.
+//! The kernel: an uncompressed x86-64 ELF file, entered at its 64-bit entry or by its PVH note.
+//!
+//! The 64-bit entry comes first, because behind the other one Linux looks for Xen at each of 256
+//! places of CPUID, and every look is an exit.
 //!
 //! The headers are checked here against the file and against guest memory, so that what is wrong
 //! can be said in one sentence; linux-loader then does the loading.
@@ -204,18 +207,18 @@ pub(crate) fn load(memory: &GuestRam, file: &mut File) -> Result<Kernel, KernelE
     };
 
     let loaded = Elf::load(&**memory, None, file, None)?;
-    let entry = match loaded.pvh_boot_cap {
+    let pvh = match loaded.pvh_boot_cap {
         PvhBootCapability::PvhEntryPresent(address) => match u32::try_from(address.0) {
-            Ok(entry) if is_code(address.0) => Entry::Pvh(entry),
+            Ok(entry) if is_code(address.0) => Some(entry),
             _ => return Err(KernelError::BadPvhEntry(address.0)),
         },
-        PvhBootCapability::PvhEntryNotPresent | PvhBootCapability::PvhEntryIgnored => {
-            let entry = header.entry.get();
-            if !is_code(entry) {
-                return Err(KernelError::NoEntry(entry));
-            }
-            Entry::Linux64(entry)
-        }
+        PvhBootCapability::PvhEntryNotPresent | PvhBootCapability::PvhEntryIgnored => None,
+    };
+    let entry = header.entry.get();
+    let entry = match pvh {
+        _ if is_code(entry) => Entry::Linux64(entry),
+        Some(entry) => Entry::Pvh(entry),
+        None => return Err(KernelError::NoEntry(entry)),
     };
     Ok(Kernel { entry, end })
 }

@@ -120,11 +120,13 @@ fn segments_go_where_they_ask_to() {
 }
 
 #[test]
-fn the_pvh_entry_is_preferred() {
-    let kernel = load_bytes(&Image::with_note(16 * MIB + 2).bytes()).unwrap();
-    assert_eq!(kernel.entry, Entry::Pvh(0x100_0002));
-    let kernel = load_bytes(&Image::new().bytes()).unwrap();
+fn the_64_bit_entry_is_preferred() {
+    let mut image = Image::with_note(16 * MIB + 2);
+    let kernel = load_bytes(&image.bytes()).unwrap();
     assert_eq!(kernel.entry, Entry::Linux64(16 * MIB + 1));
+    image.entry = 0xffff_ffff_8100_0000;
+    let kernel = load_bytes(&image.bytes()).unwrap();
+    assert_eq!(kernel.entry, Entry::Pvh(0x100_0002));
 }
 
 #[test]

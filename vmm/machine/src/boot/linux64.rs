@@ -1,5 +1,4 @@
-//! The 64-bit Linux boot protocol (Linux Documentation/arch/x86/boot.rst and zero-page.rst), for
-//! kernels without a PVH note.
+//! The 64-bit Linux boot protocol (Linux Documentation/arch/x86/boot.rst and zero-page.rst).
 
 use vm_memory::{Bytes, GuestMemoryError};
 

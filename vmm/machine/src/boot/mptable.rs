@@ -1,5 +1,9 @@
 //! The MP table (Intel MultiProcessor Specification 1.4), by which a kernel without ACPI learns of
-//! its CPUs and of the IOAPIC.
+//! its CPUs.
+//!
+//! It mentions no IOAPIC, although KVM has one: nothing would be connected to it but the serial
+//! port, which has the 8259 that KVM has as well, and the kernel reads and writes each of its 24
+//! pins several times. Measured: 594 exits of a start.
 
 use vm_memory::{Bytes, GuestMemoryError};
 use zerocopy::{Immutable, IntoBytes};
@@ -9,13 +13,8 @@ use crate::memory::GuestRam;
 
 /// Address of the local APIC of each CPU.
 const LAPIC_ADDRESS: u32 = 0xfee0_0000;
-/// Address of the IOAPIC of KVM.
-const IOAPIC_ADDRESS: u32 = 0xfec0_0000;
-/// Version of KVM's APICs as their registers say.
+/// Version of KVM's local APICs as their registers say.
 const APIC_VERSION: u8 = 0x14;
-const IOAPIC_VERSION: u8 = 0x11;
-/// Interrupts of the ISA bus.
-const ISA_INTERRUPTS: u8 = 16;
 
 /// Floating pointer structure.
 #[derive(Debug, IntoBytes, Immutable)]
@@ -71,16 +70,6 @@ struct Bus {
 
 #[derive(Debug, IntoBytes, Immutable)]
 #[repr(C)]
-struct IoApic {
-    kind: u8,
-    id: u8,
-    version: u8,
-    flags: u8,
-    address: u32,
-}
-
-#[derive(Debug, IntoBytes, Immutable)]
-#[repr(C)]
 struct Interrupt {
     kind: u8,
     interrupt: u8,
@@ -93,13 +82,10 @@ struct Interrupt {
 
 const PROCESSOR: u8 = 0;
 const BUS: u8 = 1;
-const IOAPIC: u8 = 2;
-const IO_INTERRUPT: u8 = 3;
 const LOCAL_INTERRUPT: u8 = 4;
 
 const FLAG_ENABLED: u8 = 1;
 const FLAG_BOOT_CPU: u8 = 2;
-const INTERRUPT_INT: u8 = 0;
 const INTERRUPT_NMI: u8 = 1;
 const INTERRUPT_EXTINT: u8 = 3;
 const ALL_APICS: u8 = 0xff;
@@ -141,27 +127,6 @@ fn build(cpus: u8) -> Vec<u8> {
         name: *b"ISA   ",
     };
     add(bus.as_bytes());
-    let io_apic = IoApic {
-        kind: IOAPIC,
-        // The first number that is no CPU's.
-        id: cpus,
-        version: IOAPIC_VERSION,
-        flags: FLAG_ENABLED,
-        address: IOAPIC_ADDRESS,
-    };
-    add(io_apic.as_bytes());
-    for number in 0..ISA_INTERRUPTS {
-        let interrupt = Interrupt {
-            kind: IO_INTERRUPT,
-            interrupt: INTERRUPT_INT,
-            flags: 0,
-            bus: ISA_BUS,
-            source: number,
-            apic: cpus,
-            pin: number,
-        };
-        add(interrupt.as_bytes());
-    }
     for (pin, interrupt) in [(0, INTERRUPT_EXTINT), (1, INTERRUPT_NMI)] {
         let interrupt = Interrupt {
             kind: LOCAL_INTERRUPT,

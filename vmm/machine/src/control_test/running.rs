@@ -1,7 +1,6 @@
 //! A machine that runs, on the real KVM, with a kernel that only spins. Without a usable /dev/kvm
 //! the tests say so and pass.
 
-use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -13,6 +12,7 @@ use caisson_control::{
 
 use super::{Shim, boot};
 use crate::boot::test_kernel::test_kernel;
+use crate::test_kvm;
 
 /// `jmp .`
 const SPIN: [u8; 2] = [0xeb, 0xfe];
@@ -20,17 +20,11 @@ const SPIN: [u8; 2] = [0xeb, 0xfe];
 impl Shim {
     /// A shim whose machine runs `program`; `None` without KVM.
     fn with_machine(config: BootConfig, devices: Vec<OwnedFd>) -> Option<Self> {
-        let kvm = match File::options().read(true).write(true).open("/dev/kvm") {
-            Ok(kvm) => kvm,
-            Err(error) => {
-                eprintln!("skipped: /dev/kvm cannot be opened: {error}");
-                return None;
-            }
-        };
+        let kvm = test_kvm::open()?;
         let shim = Self::new();
         let mut kernel = tempfile::tempfile().unwrap();
         kernel.write_all(&test_kernel(&SPIN)).unwrap();
-        let mut files = vec![OwnedFd::from(kvm), kernel.into()];
+        let mut files = vec![kvm, kernel.into()];
         files.extend(devices);
         match shim.ask(Request::Boot(config), &files) {
             Reply::Booted { .. } => {}

@@ -349,12 +349,7 @@ impl Running for RunningBalloon {
     }
 
     fn counters(&self) -> Counters {
-        let earlier = self.device.counters;
-        let now = self.queues().map(DeviceQueue::requests).sum();
-        Counters {
-            requests: earlier.requests.saturating_add(now),
-            ..earlier
-        }
+        self.device.counters.with_requests_of(self.queues())
     }
 }
 

@@ -28,6 +28,8 @@ mod random;
 mod stopping;
 #[path = "block_test/test_engines.rs"]
 mod test_engines;
+#[path = "block_test/turns.rs"]
+mod turns;
 
 /// Where requests are laid out in guest memory: header, ranges or data to write, data to read.
 const HEADER: u64 = 0x10_0000;

@@ -142,11 +142,7 @@ impl Running for RunningConsole {
     }
 
     fn counters(&self) -> Counters {
-        let earlier = self.device.counters;
-        Counters {
-            requests: earlier.requests.saturating_add(self.transmit.requests()),
-            ..earlier
-        }
+        self.device.counters.with_requests_of([&self.transmit])
     }
 }
 

@@ -303,7 +303,7 @@ impl Running for RunningMemory {
             let request = chain.reader().read_object()?;
             let mut writer = chain.writer();
             // Before anything is done that the driver would not learn of.
-            writer.clone().slices(RESPONSE_SIZE)?;
+            writer.clone().skip(RESPONSE_SIZE)?;
             let (response, discarded) = device.answer(&request, memory);
             failed = discarded.err().or(failed.take());
             writer.write_object(&RawResponse::from(response))?;
@@ -335,11 +335,7 @@ impl Running for RunningMemory {
     }
 
     fn counters(&self) -> Counters {
-        let earlier = self.device.counters;
-        Counters {
-            requests: earlier.requests.saturating_add(self.queue.requests()),
-            ..earlier
-        }
+        self.device.counters.with_requests_of([&self.queue])
     }
 }
 

@@ -281,6 +281,9 @@ impl Device for Net {
 mod tests;
 
 #[cfg(test)]
+pub(crate) use self::tap::tests as real_taps;
+
+#[cfg(test)]
 pub(crate) mod fuzz {
     //! For the fuzz target.
     pub(crate) use super::tests::between_sockets;

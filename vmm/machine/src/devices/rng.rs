@@ -150,11 +150,7 @@ impl Running for RunningRng {
     }
 
     fn counters(&self) -> Counters {
-        let earlier = self.device.counters;
-        Counters {
-            requests: earlier.requests.saturating_add(self.queue.requests()),
-            ..earlier
-        }
+        self.device.counters.with_requests_of([&self.queue])
     }
 }
 

@@ -33,8 +33,8 @@ use self::table::{MAX_CONNECTIONS, Table, Token, Work};
 use crate::virtio::chain::Chain;
 use crate::virtio::config::SharedConfig;
 use crate::virtio::device::{
-    ActivateResult, Activation, Counters, Device, DeviceFault, DeviceKind, Interest, Running,
-    Stopped, Watch,
+    ActivateResult, Activation, Counters, Device, DeviceFault, DeviceKind, Interest, QueuePosition,
+    Running, Stopped, Watch,
 };
 use crate::virtio::queue::{DeviceQueue, QueueError};
 
@@ -186,6 +186,7 @@ impl Device for Vsock {
         Ok(Box::new(RunningVsock {
             device: *self,
             receive,
+            buffers: VecDeque::new(),
             transmit,
             event,
         }))
@@ -201,6 +202,9 @@ impl Device for Vsock {
 struct RunningVsock {
     device: Vsock,
     receive: DeviceQueue,
+    /// The guest's next receive buffers, in order: those that were offered to a socket and not
+    /// needed. Taking them again each time would cost more than a small packet.
+    buffers: VecDeque<Chain>,
     transmit: DeviceQueue,
     event: DeviceQueue,
 }
@@ -249,13 +253,21 @@ impl RunningVsock {
         self.receive.signal_used()
     }
 
+    /// The guest's next receive buffer, if it has one.
+    fn next_buffer(&mut self) -> Result<Option<Chain>, QueueError> {
+        match self.buffers.pop_front() {
+            Some(chain) => Ok(Some(chain)),
+            None => self.receive.pop(),
+        }
+    }
+
     /// Does one piece of work; false when the guest has no buffer for it.
     fn send(&mut self, work: Work) -> Result<bool, QueueError> {
         let header = match work {
             Work::Data(token, room) => return self.send_data(token, room),
             Work::Reset(header) => header,
             Work::Control(token, op, flags) => {
-                let Some(chain) = self.receive.pop()? else {
+                let Some(chain) = self.next_buffer()? else {
                     return Ok(false);
                 };
                 if let Some(connection) = self.device.table.get_mut(token) {
@@ -267,7 +279,7 @@ impl RunningVsock {
                 return Ok(true);
             }
         };
-        let Some(chain) = self.receive.pop()? else {
+        let Some(chain) = self.next_buffer()? else {
             return Ok(false);
         };
         chain.writer().write_object(&header)?;
@@ -281,43 +293,38 @@ impl RunningVsock {
         let Some(connection) = self.device.table.get_mut(token) else {
             return Ok(true);
         };
-        let mut left = usize::try_from(room).unwrap_or(usize::MAX);
-        let mut chains: Vec<(Chain, usize)> = Vec::with_capacity(connection.batch());
-        while chains.len() < connection.batch()
-            && left > 0
+        let batch = connection.batch();
+        while self.buffers.len() < batch
             && let Some(chain) = self.receive.pop()?
         {
+            self.buffers.push_back(chain);
+        }
+        if self.buffers.is_empty() {
+            return Ok(false);
+        }
+        let mut left = usize::try_from(room).unwrap_or(usize::MAX);
+        let mut slices = Vec::with_capacity(batch);
+        for chain in self.buffers.iter().take(batch) {
             let mut writer = chain.writer();
-            writer.slices(HEADER_SIZE)?;
-            let part = writer.left().min(left);
-            if part == 0 {
+            writer.skip(HEADER_SIZE)?;
+            if writer.left() == 0 {
                 return Err(QueueError::TooShort {
                     needed: HEADER_SIZE + 1,
                     left: HEADER_SIZE,
                 });
             }
+            let part = writer.left().min(left);
+            writer.append(part, &mut slices)?;
             left -= part;
-            chains.push((chain, part));
-        }
-        if chains.is_empty() {
-            return Ok(false);
-        }
-        let mut slices = Vec::with_capacity(chains.len());
-        for (chain, part) in &chains {
-            let mut writer = chain.writer();
-            writer.slices(HEADER_SIZE)?;
-            slices.extend(writer.slices(*part)?);
         }
         let mut received = connection.read(&slices);
         drop(slices);
 
-        let mut unused = Vec::new();
-        for (chain, part) in chains {
-            let len = part.min(received);
-            if len == 0 {
-                unused.push(chain);
-                continue;
-            }
+        while received > 0
+            && let Some(chain) = self.buffers.pop_front()
+        {
+            let room = chain.writer().left().saturating_sub(HEADER_SIZE);
+            let len = room.min(received);
             received -= len;
             let len = u32::try_from(len).unwrap_or(u32::MAX);
             let header = connection.header(self.device.guest_cid, op::RW, 0, len);
@@ -327,11 +334,19 @@ impl RunningVsock {
             let given = &mut self.device.counters.bytes_to_guest;
             *given = given.saturating_add(len.into());
         }
-        for chain in unused.into_iter().rev() {
-            self.receive.put_back(chain)?;
-        }
         self.device.table.served(token);
         Ok(true)
+    }
+
+    /// Takes the guest's last words and gives unused buffers back; returns where the queues stand.
+    fn finish(&mut self) -> [QueuePosition; 3] {
+        // What it sent before it was stopped still goes to the host. A fault no longer matters.
+        let _ = self.take_transmit_queue();
+        for chain in std::mem::take(&mut self.buffers).into_iter().rev() {
+            // They are in flight, so this cannot fail.
+            let _ = self.receive.put_back(chain);
+        }
+        [&self.receive, &self.transmit, &self.event].map(DeviceQueue::position)
     }
 
     fn take_requests(&mut self) {
@@ -373,12 +388,7 @@ impl Running for RunningVsock {
     }
 
     fn stop(mut self: Box<Self>) -> Stopped {
-        // The guest's last words: what it sent before it was stopped still goes to the host. A
-        // fault no longer matters.
-        let _ = self.take_transmit_queue();
-        let positions = [&self.receive, &self.transmit, &self.event]
-            .map(DeviceQueue::position)
-            .to_vec();
+        let positions = self.finish().to_vec();
         self.device.counters = self.counters();
         Stopped {
             device: Box::new(self.device),
@@ -387,15 +397,8 @@ impl Running for RunningVsock {
     }
 
     fn counters(&self) -> Counters {
-        let earlier = self.device.counters;
-        let now = self
-            .receive
-            .requests()
-            .saturating_add(self.transmit.requests());
-        Counters {
-            requests: earlier.requests.saturating_add(now),
-            ..earlier
-        }
+        let queues = [&self.receive, &self.transmit];
+        self.device.counters.with_requests_of(queues)
     }
 }
 

@@ -5,7 +5,7 @@
 //! connection tells whether the device kept to the credit it was given and lost or mixed up no
 //! byte. A guest without shows that nothing grows without bound while it waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -25,7 +25,6 @@ use crate::fuzz::{Random, ready, run};
 use crate::memory::GuestRam;
 use crate::virtio::device::{DeviceFault, Interest, QueuePosition, Running};
 use crate::virtio::mock_driver::{MockDriver, guest_ram};
-use crate::virtio::queue::DeviceQueue;
 
 const CID: u64 = 3;
 /// Where the rings are, and the buffers for packets in both directions.
@@ -226,6 +225,7 @@ impl Bench {
         self.device = Some(RunningVsock {
             device,
             receive: queue(RECEIVE),
+            buffers: VecDeque::new(),
             transmit: queue(TRANSMIT),
             event: queue(EVENT),
         });
@@ -238,9 +238,7 @@ impl Bench {
     /// As [`Running::stop`], which would hide what kind of device it is.
     fn stop(&mut self) -> (Vsock, [QueuePosition; 3]) {
         let mut device = self.device.take().unwrap();
-        let _ = device.take_transmit_queue();
-        let queues = [&device.receive, &device.transmit, &device.event];
-        let positions = queues.map(DeviceQueue::position);
+        let positions = device.finish();
         (device.device, positions)
     }
 

@@ -136,3 +136,7 @@ pub(super) fn name(config: &DeviceConfig) -> String {
         DeviceConfig::FileServer(server) => format!("file server {:?}", server.tag),
     }
 }
+
+#[cfg(test)]
+#[path = "devices_test.rs"]
+mod tests;

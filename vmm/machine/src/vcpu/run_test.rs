@@ -3,7 +3,6 @@
 //! No kernel is booted here, so an emulated ring 0 will do. Without a usable /dev/kvm the tests say
 //! so and pass.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,9 +22,10 @@ use crate::pci::host_bridge::HostBridge;
 use crate::pci::posted::PostedWrites;
 use crate::pci::root::{ADDRESS_PORT, PciRoot};
 use crate::serial::SerialPort;
+use crate::test_kvm;
 use crate::vcpu::cpuid::Template;
 use crate::vcpu::{kick, registers};
-use crate::vm::{Vm, VmError};
+use crate::vm::Vm;
 
 /// Where the programs are.
 const START: u32 = 0x10_0000;
@@ -46,34 +46,14 @@ struct Bench {
 impl Bench {
     /// A machine that runs `program` in 32-bit protected mode; `None` without KVM.
     fn new(program: &[u8], vcpus: u8) -> Option<Self> {
-        let kvm = File::options().read(true).write(true).open("/dev/kvm");
-        let kvm = match kvm {
-            Ok(kvm) => kvm,
-            Err(error) => {
-                eprintln!("skipped: /dev/kvm cannot be opened: {error}");
-                return None;
-            }
-        };
+        let kvm = test_kvm::open()?;
         let (sender, events) = crate::events::channel().unwrap();
         let memory = Arc::new(GuestRam::new(64, Backing::Private).unwrap());
         memory
             .write_slice(program, GuestAddress(START.into()))
             .unwrap();
-        let vm = match Vm::new(kvm.into(), vcpus, Arc::clone(&memory), sender.clone()) {
-            Ok(vm) => vm,
-            Err(
-                error @ (VmError::NotKvm(_)
-                | VmError::Missing(_)
-                | VmError::Call {
-                    what: "KVM_CREATE_VM",
-                    ..
-                }),
-            ) => {
-                eprintln!("skipped: /dev/kvm makes no machine: {error}");
-                return None;
-            }
-            Err(error) => panic!("{error}"),
-        };
+        let vm = Vm::new(kvm, vcpus, Arc::clone(&memory), sender.clone());
+        let vm = test_kvm::made(vm)?.unwrap();
         let template = Template::new(vm.supported_cpuid(), vcpus, vm.has_tsc_deadline());
         let all = (0..vcpus).map(|index| {
             let vcpu = vm.create_vcpu(index).unwrap();

@@ -256,23 +256,51 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The next stretches of `count` bytes in all, in order; moves over them.
+    /// Hands the next stretches of `count` bytes in all to `each`, in order; moves over them.
     ///
     /// # Errors
     /// Fails when fewer are left.
-    fn take(&mut self, count: usize) -> Result<Vec<VolatileSlice<'a>>, QueueError> {
+    fn each(
+        &mut self,
+        count: usize,
+        mut each: impl FnMut(VolatileSlice<'a>),
+    ) -> Result<(), QueueError> {
         let mut wanted = self.check(count)?;
-        let mut slices = Vec::with_capacity(self.segments.len());
         while wanted > 0 {
             let Some(segment) = self.peek(wanted) else {
                 break;
             };
             if segment.length > 0 {
-                slices.push(slice(self.memory, segment)?);
+                each(slice(self.memory, segment)?);
             }
             wanted = wanted.saturating_sub(segment.length);
             self.advance(segment.length);
         }
+        Ok(())
+    }
+
+    /// Moves over `count` bytes.
+    ///
+    /// # Errors
+    /// Fails when fewer are left.
+    fn skip(&mut self, count: usize) -> Result<(), QueueError> {
+        let mut wanted = self.check(count)?;
+        while wanted > 0
+            && let Some(segment) = self.peek(wanted)
+        {
+            wanted = wanted.saturating_sub(segment.length);
+            self.advance(segment.length);
+        }
+        Ok(())
+    }
+
+    /// The next stretches of `count` bytes in all, in order; moves over them.
+    ///
+    /// # Errors
+    /// Fails when fewer are left.
+    fn take(&mut self, count: usize) -> Result<Vec<VolatileSlice<'a>>, QueueError> {
+        let mut slices = Vec::with_capacity(self.segments.len());
+        self.each(count, |slice| slices.push(slice))?;
         Ok(slices)
     }
 
@@ -307,13 +335,12 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// Fails when fewer are left.
     pub(crate) fn read_exact(&mut self, bytes: &mut [u8]) -> Result<(), QueueError> {
-        let mut rest = bytes;
-        for slice in self.0.take(rest.len())? {
-            let (now, later) = rest.split_at_mut(slice.len().min(rest.len()));
-            slice.copy_to(now);
-            rest = later;
-        }
-        Ok(())
+        let mut done = 0;
+        self.0.each(bytes.len(), |slice| {
+            // A slice is never longer than what is wanted.
+            let rest = bytes.get_mut(done..).unwrap_or_default();
+            done += slice.copy_to(rest);
+        })
     }
 
     /// Copies a plain structure.
@@ -324,6 +351,14 @@ impl<'a> Reader<'a> {
         let mut object = T::new_zeroed();
         self.read_exact(object.as_mut_bytes())?;
         Ok(object)
+    }
+
+    /// Moves over the next `count` bytes.
+    ///
+    /// # Errors
+    /// Fails when fewer are left.
+    pub(crate) fn skip(&mut self, count: usize) -> Result<(), QueueError> {
+        self.0.skip(count)
     }
 
     /// The next `count` bytes where they lie in guest memory. The driver can change them at any
@@ -351,13 +386,13 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// Fails when they do not fit; nothing is written then.
     pub(crate) fn write_all(&mut self, bytes: &[u8]) -> Result<(), QueueError> {
-        let mut rest = bytes;
-        for slice in self.0.take(rest.len())? {
-            let (now, later) = rest.split_at(slice.len().min(rest.len()));
-            slice.copy_from(now);
-            rest = later;
-        }
-        Ok(())
+        let mut done = 0;
+        self.0.each(bytes.len(), |slice| {
+            // A slice is never longer than what is left.
+            let rest = bytes.get(done..).unwrap_or_default();
+            slice.copy_from(rest);
+            done += slice.len();
+        })
     }
 
     /// Copies a plain structure.
@@ -369,6 +404,26 @@ impl<'a> Writer<'a> {
         object: &T,
     ) -> Result<(), QueueError> {
         self.write_all(object.as_bytes())
+    }
+
+    /// Moves over the next `count` bytes, which stay as they are.
+    ///
+    /// # Errors
+    /// Fails when fewer are left.
+    pub(crate) fn skip(&mut self, count: usize) -> Result<(), QueueError> {
+        self.0.skip(count)
+    }
+
+    /// Adds the next `count` bytes of room to `slices`, where they lie in guest memory.
+    ///
+    /// # Errors
+    /// Fails when fewer are left.
+    pub(crate) fn append(
+        &mut self,
+        count: usize,
+        slices: &mut Vec<VolatileSlice<'a>>,
+    ) -> Result<(), QueueError> {
+        self.0.each(count, |slice| slices.push(slice))
     }
 
     /// The next `count` bytes of room where they lie in guest memory.

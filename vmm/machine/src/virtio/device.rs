@@ -134,6 +134,20 @@ pub(crate) struct Counters {
     pub(crate) dropped: u64,
 }
 
+impl Counters {
+    /// These and the requests that `queues` completed since their activation.
+    pub(crate) fn with_requests_of<'a>(
+        self,
+        queues: impl IntoIterator<Item = &'a DeviceQueue>,
+    ) -> Self {
+        let completed = queues.into_iter().map(DeviceQueue::requests);
+        Self {
+            requests: completed.fold(self.requests, u64::saturating_add),
+            ..self
+        }
+    }
+}
+
 /// Where a stopped queue stood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct QueuePosition {
@@ -192,6 +206,20 @@ impl DeviceKind {
             Self::Memory => "memory",
             Self::Vsock => "vsock",
             Self::FileSystem => "fs",
+        }
+    }
+
+    /// Whether all queues have one interrupt. Setting one up takes the guest some twenty exits, so
+    /// only those have more whose queues may be served by different vCPUs.
+    pub(crate) fn shares_interrupt(self) -> bool {
+        match self {
+            Self::Net | Self::Block => false,
+            Self::Console
+            | Self::Rng
+            | Self::Balloon
+            | Self::Memory
+            | Self::Vsock
+            | Self::FileSystem => true,
         }
     }
 

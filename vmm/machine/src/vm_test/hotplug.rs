@@ -1,6 +1,5 @@
 //! The slots of the hot-plug region. Without a usable /dev/kvm the tests say so and pass.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use caisson_control::ExitReason;
@@ -8,33 +7,16 @@ use caisson_control::ExitReason;
 use crate::devices::memory::HotplugSlots;
 use crate::events::{EventReceiver, channel};
 use crate::memory::{Backing, GuestRam};
+use crate::test_kvm;
 use crate::vm::{Vm, VmError};
 
 /// A machine with this much memory to plug; `None` without KVM.
 fn machine(hotplug_mib: u64) -> Option<(Result<Vm, VmError>, EventReceiver)> {
-    let kvm = match File::options().read(true).write(true).open("/dev/kvm") {
-        Ok(kvm) => kvm,
-        Err(error) => {
-            eprintln!("skipped: /dev/kvm cannot be opened: {error}");
-            return None;
-        }
-    };
+    let kvm = test_kvm::open()?;
     let (sender, receiver) = channel().unwrap();
     let memory = GuestRam::with_hotplug(64, hotplug_mib, Backing::Private).unwrap();
-    match Vm::new(kvm.into(), 1, Arc::new(memory), sender) {
-        Err(
-            error @ (VmError::NotKvm(_)
-            | VmError::Missing(_)
-            | VmError::Call {
-                what: "KVM_CREATE_VM",
-                ..
-            }),
-        ) => {
-            eprintln!("skipped: /dev/kvm makes no machine: {error}");
-            None
-        }
-        result => Some((result, receiver)),
-    }
+    let vm = test_kvm::made(Vm::new(kvm, 1, Arc::new(memory), sender))?;
+    Some((vm, receiver))
 }
 
 #[test]

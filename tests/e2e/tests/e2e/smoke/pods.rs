@@ -19,9 +19,10 @@ fn p17_the_containers_of_a_pod_share_one_shim_and_one_machine() {
     let pod = start(SANDBOX, "pod");
     let one = start(MEMBER, "one");
     let two = start(MEMBER, "two");
-    let machines: BTreeSet<i32> = [&pod, &one, &two].map(Container::host_pid).into();
-    assert_eq!(machines.len(), 1, "one machine: {machines:?}");
-    assert_eq!(processes("caisson-vmm"), Vec::from_iter(machines));
+    let pids: BTreeSet<i32> = [&pod, &one, &two].map(Container::host_pid).into();
+    assert_eq!(pids.len(), 1, "one process on the host: {pids:?}");
+    assert_eq!(processes("caisson-pod"), Vec::from_iter(pids));
+    assert_eq!(processes("caisson-vmm"), [pod.vmm_pid()]);
     // The name is cut off at 15 characters (proc_pid_comm(5)).
     assert_eq!(processes("containerd-shim"), [parent_of(pod.host_pid())]);
     let boots = [&pod, &one, &two].map(boot_id);
@@ -36,17 +37,17 @@ fn p17_a_member_comes_and_goes_and_the_pod_stays() {
     let pod = start(SANDBOX, "pod");
     let one = start(MEMBER, "one");
     let two = start(MEMBER, "two");
-    let (machine, boot) = (pod.host_pid(), boot_id(&pod));
+    let (machine, boot) = (pod.vmm_pid(), boot_id(&pod));
     let _ = two.task("kill", &["--signal", "9"]).ok();
     await_stop(&two);
     assert_eq!(two.exit_code_at_delete(), 137);
     let rest = || [pod.state(), one.state()];
     assert_eq!(rest(), ["RUNNING", "RUNNING"]);
-    assert_eq!((pod.host_pid(), boot_id(&one)), (machine, boot.clone()));
+    assert_eq!((pod.vmm_pid(), boot_id(&one)), (machine, boot.clone()));
     drop(two);
     // The same name again, in the same machine.
     let again = start(MEMBER, "two");
-    assert_eq!((again.host_pid(), boot_id(&again)), (machine, boot));
+    assert_eq!((again.vmm_pid(), boot_id(&again)), (machine, boot));
     drop(again);
     // The pod's own container may go before a member; the machine ends with the last of them.
     drop(pod);
@@ -69,7 +70,7 @@ fn p17_a_member_without_its_pod_is_refused_and_gets_no_machine() {
 
     let pod = start(SANDBOX, "pod");
     let one = start(MEMBER, "one");
-    kill_process(Pid::from_raw(pod.host_pid()).unwrap(), Signal::KILL).unwrap();
+    kill_process(Pid::from_raw(pod.vmm_pid()).unwrap(), Signal::KILL).unwrap();
     await_stop(&one);
     assert_eq!(one.exit_code_at_delete(), 137);
     refused("the pod's virtual machine is gone");

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use caisson_control::Reply;
 use caisson_machine_tests::{Builder, Device, Disk, Tap, TestMachine};
@@ -14,6 +14,7 @@ const HOTPLUG_MIB: u32 = 1024;
 
 /// Our VMM, and what this version of it can put on a bus.
 pub(crate) struct Caisson {
+    vmm: Option<PathBuf>,
     can_have_disks: bool,
     can_have_networks: bool,
     can_grow: bool,
@@ -25,11 +26,20 @@ impl Caisson {
         let disk = Disk::new("probe", 1);
         let tap = Tap::new(1, "192.168.126.1/24");
         Self {
+            vmm: None,
             can_have_disks: takes("disks", |builder| builder.device(disk.device())),
             can_have_networks: takes("network interfaces", |builder| builder.device(tap.device())),
             can_grow: takes("memory to plug", |builder| {
                 builder.hotplug_memory_mib(HOTPLUG_MIB)
             }),
+        }
+    }
+
+    /// The same with another version of our VMM.
+    pub(crate) fn version(&self, vmm: PathBuf) -> Self {
+        Self {
+            vmm: Some(vmm),
+            ..*self
         }
     }
 
@@ -69,6 +79,9 @@ impl Caisson {
     }
 
     fn with(&self, mut builder: Builder, disk: &Disk, tap: &Tap) -> Builder {
+        if let Some(vmm) = &self.vmm {
+            builder = builder.vmm(vmm);
+        }
         if self.can_have_disks {
             builder = builder.device(disk.device());
         }

@@ -2,10 +2,13 @@
 //! (`cargo measure --vmm`).
 //!
 //! ```text
-//!  measure-vmm ROUNDS ── starts, by turns ──▶ caisson-vmm | QEMU | what CAISSON_PEERS has
-//!       │                                             │
-//!       └── kvm_pio, debugfs, /proc ◀─────────────────┘  the same for every one of them
+//!  measure-vmm ROUNDS PART ROWS CLOCK ── starts, by turns ──▶ caisson-vmm | QEMU | what CAISSON_PEERS has
+//!       │                                                            │
+//!       └── kvm_pio, debugfs, /proc ◀────────────────────────────────┘  the same for every one of them
 //! ```
+//!
+//! PART is start, transfer or all; ROWS a part of the names of the transfers that are wanted, or
+//! nothing; CLOCK time or instructions.
 //!
 //! All boot the installed guest kernel. Nothing that is measured is told by a VMM itself.
 
@@ -34,6 +37,7 @@ use std::path::Path;
 use caisson_machine_tests::initrd_of;
 
 use crate::contender::Guest;
+use crate::work::Clock;
 
 /// Where everything lies that is staged with this program.
 const SHARE: &str = "/share";
@@ -43,16 +47,19 @@ fn main() {
     let rounds = arguments
         .next()
         .map_or(5, |number| number.parse().expect("a number of rounds"));
-    let only = arguments.next();
-    let chosen = |part: &str| only.as_deref().is_none_or(|only| only == part);
+    let part = arguments.next().unwrap_or_else(|| "all".to_owned());
+    let rows = arguments.next().unwrap_or_default();
+    let clock = Clock::named(&arguments.next().unwrap_or_default());
+    let contender = arguments.next().unwrap_or_default();
+    let chosen = |name: &str| part == name || part == "all";
     let caisson = caisson::Caisson::new();
     let qemu = qemu::Qemu::installed(&Path::new(SHARE).join("qemu"));
     if chosen("start") {
         let guest = Guest::of(initrd_of(&Path::new(SHARE).join("caisson-measured-guest")));
-        start::measure(rounds, &caisson, &qemu, &guest);
+        start::measure(rounds, &contender, &caisson, &qemu, &guest);
     }
     if chosen("transfer") {
         let guest = Guest::of(initrd_of(&Path::new(SHARE).join("caisson-test-guest")));
-        transfer::measure(rounds, &caisson, &qemu, &guest);
+        transfer::measure(rounds, clock, &rows, &caisson, &qemu, &guest);
     }
 }

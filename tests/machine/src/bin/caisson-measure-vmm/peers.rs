@@ -20,6 +20,16 @@ const DIRECTORY: &str = "/var/tmp";
 const FIRECRACKER: &str = "firecracker";
 const CLOUD_HYPERVISOR: &str = "cloud-hypervisor";
 
+/// Our own VMM of another version, if there is one to compare with.
+pub(crate) fn other_caisson() -> Option<PathBuf> {
+    let staged = Path::new(STAGED).join("caisson-vmm");
+    staged.exists().then(|| {
+        let place = Path::new(DIRECTORY).join("caisson-vmm");
+        run(Command::new("cp").arg(&staged).arg(&place));
+        place
+    })
+}
+
 /// Those that are there.
 pub(crate) struct Peers {
     firecracker: Option<PathBuf>,

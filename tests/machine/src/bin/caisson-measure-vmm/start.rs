@@ -31,8 +31,8 @@ struct Results {
     threads: Samples,
 }
 
-/// Measures and prints.
-pub(crate) fn measure(rounds: usize, caisson: &Caisson, qemu: &Qemu, guest: &Guest) {
+/// Measures and prints, of the contenders with `name` in their names.
+pub(crate) fn measure(rounds: usize, name: &str, caisson: &Caisson, qemu: &Qemu, guest: &Guest) {
     let disk = Disk::new("measured", 64);
     let tap = Tap::new(1, "192.168.127.1/24");
     let agent = Guest::of(File::open(AGENT).expect("the guest image is installed"));
@@ -64,6 +64,7 @@ pub(crate) fn measure(rounds: usize, caisson: &Caisson, qemu: &Qemu, guest: &Gue
         || qemu.q35(&agent, MEMORY_MIB),
     ));
 
+    contenders.retain(|contender| contender.name.contains(name));
     let mut results: Vec<Results> = contenders.iter().map(|_| Results::default()).collect();
     let mut trace = Trace::begin();
     for round in 0..=rounds {
@@ -165,7 +166,7 @@ fn print(rounds: usize, qemu: &Qemu, contenders: &[Contender<'_>], results: &[Re
 }
 
 /// Exits of all vCPUs of the VM that this process has made, those that KVM handled itself too.
-fn exits(pid: u32) -> u64 {
+pub(crate) fn exits(pid: u32) -> u64 {
     let folders = fs::read_dir("/sys/kernel/debug/kvm").expect("debugfs is mounted");
     let of_process = format!("{pid}-");
     let folder = folders

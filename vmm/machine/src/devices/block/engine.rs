@@ -18,6 +18,10 @@ use super::vectors::{Durability, Vectors};
 /// Most calls that are with an engine at a time.
 pub(super) const CAPACITY: usize = 128;
 
+/// Most bytes of data that are asked for, or copied on the io thread itself, in one of its turns;
+/// then the other devices have theirs. Data in the page cache is copied at some 10 GB/s.
+pub(super) const TURN_BYTES: usize = 4 << 20;
+
 /// One call to the kernel. It belongs to the engine until it is done, and with it the list of
 /// buffers.
 pub(super) enum Call {
@@ -85,6 +89,13 @@ pub(super) struct Done {
 
 /// Makes calls. The device keeps the number of those that are not done at [`CAPACITY`].
 pub(super) trait Engine: Send {
+    /// The io thread turns to the device. An engine that makes calls on that thread makes only so
+    /// many before the next turn, [`TURN_BYTES`] of them.
+    fn turn(&mut self) {}
+    /// Whether there are calls that wait for the next turn.
+    fn wants_turn(&self) -> bool {
+        false
+    }
     /// Takes a call; it need not begin before [`Engine::submit`].
     ///
     /// # Errors

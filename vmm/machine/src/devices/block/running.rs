@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use virtio_bindings::bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
 
 use super::Block;
-use super::engine::{CAPACITY, Call, Done, Engine, Tag};
+use super::engine::{CAPACITY, Call, Done, Engine, TURN_BYTES, Tag};
 use super::request::{self, Request, Status};
 use super::task::{Step, Task};
 use super::vectors::Durability;
@@ -18,10 +18,6 @@ use crate::virtio::queue::{DeviceQueue, QueueError};
 const COMPLETIONS: u32 = 0;
 /// The token of the rate limit's timer.
 const TIMER: u32 = 1;
-
-/// Most bytes of data that are asked for in one call from the io thread, after which the other
-/// devices have their turn. Data in the page cache is copied at once, at some 10 GB/s.
-const TURN_BYTES: u64 = 4 << 20;
 
 /// The block device at work.
 pub(super) struct RunningBlock {
@@ -90,7 +86,7 @@ impl RunningBlock {
             let Some(Some(lane)) = self.lanes.get_mut(index) else {
                 return Ok(());
             };
-            if requests == 0 || bytes >= TURN_BYTES {
+            if requests == 0 || bytes >= TURN_BYTES as u64 {
                 lane.ring();
                 return Ok(());
             }
@@ -171,6 +167,9 @@ impl RunningBlock {
 
     /// Begins what was taken, and ends what is done.
     fn work(&mut self) -> Result<Interest, DeviceFault> {
+        if let Some(engine) = &mut self.engine {
+            engine.turn();
+        }
         loop {
             if let Some(engine) = &mut self.engine {
                 engine.submit().map_err(|source| DeviceFault::Host {
@@ -189,6 +188,14 @@ impl RunningBlock {
         }
         if self.tasks.len() < CAPACITY {
             self.release(Held::Full);
+        }
+        if self
+            .engine
+            .as_ref()
+            .is_some_and(|engine| engine.wants_turn())
+            && let Some(lane) = self.lanes.iter().flatten().next()
+        {
+            lane.ring();
         }
         Ok(match std::mem::take(&mut self.engine_is_new) {
             true => Interest::Changed,
@@ -337,15 +344,12 @@ impl Running for RunningBlock {
     }
 
     fn counters(&self) -> Counters {
-        let earlier = self.device.counters;
-        let lanes = self.lanes.iter().flatten();
-        let now: u64 = lanes.map(|lane| lane.queue.requests()).sum();
+        let queues = self.lanes.iter().flatten().map(|lane| &lane.queue);
         let limiter = self.device.limiter.as_ref();
         Counters {
-            requests: earlier.requests.saturating_add(now),
             // The limiter counts from the start of the machine.
             throttled: limiter.map_or(0, RateLimiter::throttled),
-            ..earlier
+            ..self.device.counters.with_requests_of(queues)
         }
     }
 }
@@ -359,6 +363,6 @@ fn identify(chain: &Chain, id: &[u8]) -> Result<u32, QueueError> {
 /// Writes the status, the last byte of the chain.
 fn answer(chain: &Chain, status: Status) -> Result<(), QueueError> {
     let mut writer = chain.writer();
-    writer.slices(writer.left().saturating_sub(1))?;
+    writer.skip(writer.left().saturating_sub(1))?;
     writer.write_all(&[status.byte()])
 }

@@ -63,7 +63,7 @@ impl Task {
             Request::Write(extent) => {
                 let mut reader = chain.reader();
                 let count = usize::try_from(extent.length).unwrap_or(usize::MAX);
-                reader.slices(reader.left().saturating_sub(count))?;
+                reader.skip(reader.left().saturating_sub(count))?;
                 let call = Call::Write {
                     offset: extent.offset,
                     from: Vectors::to_read(&mut reader, count)?,

@@ -121,12 +121,14 @@ impl Vectors {
     }
 
     /// The first bytes, at most `count`.
-    #[cfg(test)]
     pub(super) fn front(&self, count: usize) -> Self {
-        let mut left = count.min(self.left);
-        let total = left;
+        let total = count.min(self.left);
+        let mut left = total;
         let mut list = Vec::new();
         for vector in &self.list {
+            if left == 0 {
+                break;
+            }
             let iov_len = vector.iov_len.min(left);
             list.push(libc::iovec { iov_len, ..*vector });
             left -= iov_len;

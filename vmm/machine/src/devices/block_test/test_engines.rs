@@ -34,6 +34,7 @@ impl Engine for Patient {
     }
 
     fn take_done(&mut self) -> Option<Done> {
+        self.plain.turn();
         self.plain.take_done()
     }
 
@@ -160,6 +161,7 @@ pub(super) fn clumsy(disk: &Arc<Disk>) -> Box<dyn Engine> {
 impl Engine for Clumsy {
     fn start(&mut self, tag: Tag, call: Call) -> io::Result<()> {
         if self.is_able && !matches!(call, Call::Clear(..)) {
+            self.plain.turn();
             self.plain.start(tag, call)?;
             self.done = self.plain.take_done();
             return Ok(());
@@ -217,6 +219,7 @@ impl Engine for Clumsy {
 
 impl Clumsy {
     fn make(&mut self, tag: Tag, call: Call) -> io::Result<usize> {
+        self.plain.turn();
         self.plain.start(tag, call)?;
         self.plain.take_done().unwrap().result
     }
@@ -240,6 +243,14 @@ pub(super) fn recorder(disk: &Arc<Disk>) -> Box<dyn Engine> {
 }
 
 impl Engine for Recorder {
+    fn turn(&mut self) {
+        self.0.turn();
+    }
+
+    fn wants_turn(&self) -> bool {
+        self.0.wants_turn()
+    }
+
     fn start(&mut self, tag: Tag, call: Call) -> io::Result<()> {
         use crate::devices::block::engine::Clearing;
         use crate::devices::block::vectors::Durability;

@@ -184,7 +184,7 @@ impl Receiver {
             let mut writer = chain.writer();
             let part = writer.left().min(MAX_PACKET.saturating_sub(room));
             room = room.saturating_add(part);
-            slices.extend(writer.slices(part)?);
+            writer.append(part, &mut slices)?;
         }
         slices.truncate(MAX_SLICES - 1);
         let room: usize = slices.iter().map(VolatileSlice::len).sum();
@@ -259,7 +259,7 @@ impl Receiver {
         let count = u16::try_from(used.len()).unwrap_or(u16::MAX);
         if let Some((first, _)) = used.first() {
             let mut writer = first.writer();
-            writer.slices(NUM_BUFFERS)?;
+            writer.skip(NUM_BUFFERS)?;
             writer.write_all(&count.to_le_bytes())?;
         }
         self.queue.complete_together(used)?;
@@ -272,8 +272,11 @@ impl Receiver {
     }
 
     /// Gives unused buffers back; returns where the queue stands. A packet that waits is lost, as
-    /// if the network had lost it.
-    pub(super) fn stop(mut self) -> QueuePosition {
+    /// if the network had lost it, and counted.
+    pub(super) fn stop(mut self, direction: &mut Direction) -> QueuePosition {
+        if self.waiting.is_some() {
+            direction.dropped();
+        }
         for chain in self.buffers.into_iter().rev() {
             // They are in flight, so this cannot fail.
             let _ = self.queue.put_back(chain);

@@ -304,7 +304,10 @@ impl Running for RunningNet {
             .map(DeviceQueue::position)
             .collect();
         for pair in pairs {
-            positions.extend([pair.transmitter.position(), pair.receiver.stop()]);
+            positions.extend([
+                pair.transmitter.position(),
+                pair.receiver.stop(&mut device.receive),
+            ]);
         }
         device.requests = requests;
         Stopped {

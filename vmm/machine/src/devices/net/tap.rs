@@ -202,4 +202,4 @@ fn checked(result: libc::c_int) -> io::Result<()> {
 
 #[cfg(test)]
 #[path = "tap_test.rs"]
-pub(super) mod tests;
+pub(crate) mod tests;

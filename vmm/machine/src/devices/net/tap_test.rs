@@ -11,10 +11,10 @@ use super::{Link, Tap, TapError, empty_request, ioctl};
 use crate::devices::net::features::{guest_offloads, tap_offloads};
 
 /// What a tap for the device is made with.
-pub(in crate::devices::net) const GOOD: i32 = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+pub(crate) const GOOD: i32 = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
 
 /// Runs a test on a thread with a network of its own, or says why it cannot.
-pub(in crate::devices::net) fn with_own_network(test: impl FnOnce() + Send + 'static) {
+pub(crate) fn with_own_network(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
         // SAFETY: changes the network of this thread and nothing of the process.
         if unsafe { libc::unshare(libc::CLONE_NEWNET) } < 0 {
@@ -39,7 +39,7 @@ fn open() -> io::Result<OwnedFd> {
 }
 
 /// Makes an interface, or another queue of one.
-pub(in crate::devices::net) fn make(name: &str, flags: i32) -> OwnedFd {
+pub(crate) fn make(name: &str, flags: i32) -> OwnedFd {
     let file = open().unwrap();
     let mut request = empty_request();
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {

@@ -65,6 +65,23 @@ fn a_driver_without_buffers_is_served_after_a_pause() {
 }
 
 #[test]
+fn a_packet_that_waits_for_buffers_at_a_pause_is_counted_as_lost() {
+    let mut rig = Rig::new(MRG_RXBUF);
+    rig.offer(0, &[100]);
+    rig.hosts[0].send(&packet(250, 5)).unwrap();
+    rig.settle();
+    assert_eq!(rig.counters().dropped, 0);
+    let stopped = rig.stop();
+    rig.start(stopped.device, &stopped.positions);
+    assert_eq!(rig.counters().dropped, 1);
+    // Only that one: the buffer takes the next.
+    rig.hosts[0].send(&packet(60, 6)).unwrap();
+    rig.settle();
+    assert_eq!(rig.receive[0].take_used().map(|used| used.1), Some(60));
+    assert_eq!(rig.counters().dropped, 1);
+}
+
+#[test]
 fn the_position_of_every_queue_is_kept_also_of_those_not_used() {
     for features in [0, CTRL_VQ, CTRL_VQ | MQ] {
         let mut rig = Rig::with(&config(3), features);

@@ -120,9 +120,10 @@ pub(super) struct Connection {
     hung_up: bool,
     /// The guest asked for a CREDIT_UPDATE.
     update_asked: bool,
-    /// We asked for one.
+    /// We asked for one, and have sent no data since.
     credit_asked: bool,
-    /// Receive buffers to fill by one call: doubled while the host has more than fits.
+    /// Receive buffers to fill by one call: doubled while the host has more than fits, and one more
+    /// than it had something for when it had less, so that as much again shows to be all.
     batch: usize,
     /// In the list of connections that have something to send.
     pub(super) queued: bool,
@@ -206,7 +207,10 @@ impl Connection {
                 self.pass_on(data, header.len.get())?;
             }
             (op::SHUTDOWN, _) => self.on_shutdown(header.flags.get() & shutdown::BOTH),
-            (op::CREDIT_UPDATE, _) => self.credit_asked = false,
+            // It may be the answer to our request and bring nothing: the guest answers at once,
+            // and tells by itself when its program has read. Asked again, it would answer again,
+            // and both sides would do nothing else for as long as the program does not read.
+            (op::CREDIT_UPDATE, _) => {}
             (op::CREDIT_REQUEST, _) => self.update_asked = true,
             _ => return Ok(Outcome::Broken),
         }
@@ -220,7 +224,7 @@ impl Connection {
             let slices = data.clone().slices(left)?;
             match socket::send(&self.stream, &slices) {
                 Ok(count) => {
-                    data.slices(count)?;
+                    data.skip(count)?;
                     left = left.saturating_sub(count);
                     self.credit.forward(count);
                 }
@@ -383,9 +387,10 @@ impl Connection {
                 0
             }
             Ok(count) if count < room => {
-                // The socket is empty. If it is not any more, the io thread is woken again.
+                // The socket is empty. If it is not any more, the io thread is woken again; as much
+                // may come then as now.
                 self.readable = self.hung_up;
-                self.batch = 1;
+                self.batch = (spanned(slices, count) + 1).min(MAX_BATCH);
                 count
             }
             Ok(count) => {
@@ -494,6 +499,17 @@ fn discard(mut stream: &UnixStream) {
     let _ = stream.shutdown(Shutdown::Read);
     let mut block = [0; 4096];
     while matches!(stream.read(&mut block), Ok(count) if count > 0) {}
+}
+
+/// How many of the slices `count` bytes reach into.
+fn spanned(slices: &[VolatileSlice<'_>], count: usize) -> usize {
+    let mut rest = count;
+    let reached = slices.iter().take_while(|slice| {
+        let reached = rest > 0;
+        rest = rest.saturating_sub(slice.len());
+        reached
+    });
+    reached.count()
 }
 
 fn readiness(stream: &UnixStream) -> PollFlags {

@@ -113,6 +113,33 @@ fn the_host_waits_for_credit_without_spinning() {
 }
 
 #[test]
+fn a_guest_whose_program_does_not_read_is_asked_once() {
+    let mut bench = Bench::new();
+    let (mut peer, mut host) = bench.connect();
+    peer.window = 10;
+    bench.send_op(&peer, op::CREDIT_UPDATE);
+    host.write_all(&[7; 25]).unwrap();
+    for expected in [10, 10] {
+        let (data, others) = bench.drain(&mut peer);
+        assert_eq!(data.len(), expected);
+        assert_eq!(others.len(), 1);
+        assert_eq!(others[0].op, op::CREDIT_REQUEST);
+        // It answers like Linux, at once and with the credit that it had.
+        let read = peer.taken;
+        peer.taken = read - 10;
+        for _ in 0..3 {
+            bench.send_op(&peer, op::CREDIT_UPDATE);
+            let (data, others) = bench.drain(&mut peer);
+            assert!(data.is_empty() && others.is_empty());
+        }
+        // Then its program reads.
+        peer.taken = read;
+        bench.send_op(&peer, op::CREDIT_UPDATE);
+    }
+    assert_eq!(bench.drain(&mut peer).0.len(), 5);
+}
+
+#[test]
 fn the_host_waits_for_buffers_without_spinning() {
     let mut bench = Bench::without_buffers();
     bench.refill = false;

@@ -52,8 +52,8 @@ pub(crate) struct VirtioFunction {
 }
 
 impl VirtioFunction {
-    /// Makes the function with its BAR at `bar` and its vectors from `first_gsi` on. It has a
-    /// vector for each queue and one for the configuration.
+    /// Makes the function with its BAR at `bar` and its vectors from `first_gsi` on, as many as
+    /// [`Transport::vectors`] says.
     ///
     /// # Errors
     /// Fails when the process has no descriptors left.
@@ -73,7 +73,15 @@ impl VirtioFunction {
             subsystem: (VENDOR, 0x40),
         });
         config.add_bar(bar, BAR_LENGTH);
-        let vectors = transport.vectors();
+        let msix = Msix::new(transport.vectors(), first_gsi, router)?;
+        // The first of the list: drivers look for it more often than for any other, and every
+        // step of a search is an exit.
+        let msix_capability = config.add_capability(
+            msix::CAPABILITY_ID,
+            &msix.capability(MSIX_TABLE, MSIX_PENDING),
+        );
+        config.allow(msix_capability + 2, &msix::CONTROL_WRITABLE.to_le_bytes());
+
         let notify_length = transport.queue_count() as u32 * NOTIFY_MULTIPLIER;
         let device_length = transport.config_length() as u32;
         add_structure(&mut config, COMMON_CFG, COMMON, COMMON_LENGTH as u32, &[]);
@@ -86,13 +94,6 @@ impl VirtioFunction {
         let window = add_structure(&mut config, PCI_CFG, 0, 0, &[0; 4]);
         config.allow(window + CAP_BAR, &[0xff]);
         config.allow(window + CAP_OFFSET, &[0xff; 12]);
-
-        let msix = Msix::new(vectors, first_gsi, router)?;
-        let msix_capability = config.add_capability(
-            msix::CAPABILITY_ID,
-            &msix.capability(MSIX_TABLE, MSIX_PENDING),
-        );
-        config.allow(msix_capability + 2, &msix::CONTROL_WRITABLE.to_le_bytes());
         Ok(Self {
             config,
             transport,

@@ -88,8 +88,11 @@ impl Transport {
         self.life.queue_count()
     }
 
-    /// Number of MSI-X vectors: one for each queue and one for the configuration.
+    /// Number of MSI-X vectors: one for the configuration, and one for each queue or for all.
     pub(crate) fn vectors(&self) -> u16 {
+        if self.kind().shares_interrupt() {
+            return 2;
+        }
         u16::try_from(self.queue_count() + 1).unwrap_or(u16::MAX)
     }
 

@@ -21,12 +21,13 @@ mod pausing;
 
 /// Two queues, the second of them larger. The configuration changes with each stop.
 struct TestDevice {
+    kind: DeviceKind,
     config: SharedConfig,
 }
 
 impl Device for TestDevice {
     fn kind(&self) -> DeviceKind {
-        DeviceKind::Rng
+        self.kind
     }
     fn queue_sizes(&self) -> &[u16] {
         &[64, 256]
@@ -144,6 +145,10 @@ const NOTIFY: u64 = 0xc000_3000;
 
 impl Driver {
     fn new() -> Self {
+        Self::of(DeviceKind::Net)
+    }
+
+    fn of(kind: DeviceKind) -> Self {
         let runner = Arc::new(Runner::default());
         let bells = Arc::new(Bells::default());
         let (sender, events) = crate::events::channel().unwrap();
@@ -154,11 +159,14 @@ impl Driver {
             events: sender,
         };
         let device = Box::new(TestDevice {
+            kind,
             config: SharedConfig::new(vec![1, 2, 3]),
         });
+        let transport = Transport::new(device, 4, environment);
+        let msix = Msix::new(transport.vectors(), 24, Arc::new(NoRouter));
         Self {
-            transport: Transport::new(device, 4, environment),
-            msix: Msix::new(3, 24, Arc::new(NoRouter)).unwrap(),
+            transport,
+            msix: msix.unwrap(),
             runner,
             bells,
             events,
@@ -523,6 +531,19 @@ fn vectors_that_do_not_exist_read_back_as_none() {
         assert_eq!(driver.read16(CONFIG_VECTOR), found);
         driver.write16(QUEUE_VECTOR, vector);
         assert_eq!(driver.read16(QUEUE_VECTOR), found);
+    }
+}
+
+#[test]
+fn only_disks_and_networks_have_an_interrupt_for_each_queue() {
+    for (kind, vectors) in [
+        (DeviceKind::Net, 3),
+        (DeviceKind::Block, 3),
+        (DeviceKind::Vsock, 2),
+        (DeviceKind::FileSystem, 2),
+        (DeviceKind::Balloon, 2),
+    ] {
+        assert_eq!(Driver::of(kind).transport.vectors(), vectors, "{kind:?}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The plain engine: every call is made at once, on the thread that asks for it.
+//! The plain engine: every call is made on the thread that asks for it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -6,13 +6,20 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use crate::devices::block::disk::Disk;
-use crate::devices::block::engine::{Call, Done, Engine, Tag};
+use crate::devices::block::engine::{Call, Done, Engine, TURN_BYTES, Tag};
 use crate::devices::block::vectors;
+
+/// Most bytes of one call. The rest of a longer one comes as another call behind those that wait,
+/// so that a request of 4 GiB, which a driver may ask for, keeps neither the thread nor the other
+/// requests waiting.
+const PIECE: usize = 1 << 20;
 
 /// The engine.
 pub(in crate::devices::block) struct Plain {
     disk: Arc<Disk>,
-    done: VecDeque<Done>,
+    waiting: VecDeque<(Tag, Call)>,
+    /// Bytes that may still be copied in this turn.
+    left: usize,
 }
 
 impl Plain {
@@ -20,20 +27,21 @@ impl Plain {
     pub(in crate::devices::block) fn new(disk: &Arc<Disk>) -> Self {
         Self {
             disk: Arc::clone(disk),
-            done: VecDeque::new(),
+            waiting: VecDeque::new(),
+            left: TURN_BYTES,
         }
     }
 
-    /// Makes a call.
+    /// Makes a call, or the beginning of it.
     fn make(&self, call: &Call) -> io::Result<usize> {
         let file = self.disk.file();
         match call {
-            Call::Read { offset, into } => vectors::read(file, into, *offset),
+            Call::Read { offset, into } => vectors::read(file, &into.front(PIECE), *offset),
             Call::Write {
                 offset,
                 from,
                 durability,
-            } => vectors::write(file, from, *offset, *durability),
+            } => vectors::write(file, &from.front(PIECE), *offset, *durability),
             Call::Sync => file.sync_data().map(|()| 0),
             Call::Clear(clearing, extent) => {
                 rustix::fs::fallocate(file, clearing.mode(), extent.offset, extent.length)?;
@@ -44,9 +52,16 @@ impl Plain {
 }
 
 impl Engine for Plain {
+    fn turn(&mut self) {
+        self.left = TURN_BYTES;
+    }
+
+    fn wants_turn(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     fn start(&mut self, tag: Tag, call: Call) -> io::Result<()> {
-        let result = self.make(&call);
-        self.done.push_back(Done { tag, call, result });
+        self.waiting.push_back((tag, call));
         Ok(())
     }
 
@@ -55,10 +70,19 @@ impl Engine for Plain {
     }
 
     fn take_done(&mut self) -> Option<Done> {
-        self.done.pop_front()
+        if self.left == 0 {
+            return None;
+        }
+        let (tag, call) = self.waiting.pop_front()?;
+        let result = self.make(&call);
+        // A call without data counts as well: there may be any number of them.
+        let bytes = result.as_ref().map_or(1, |bytes| (*bytes).max(1));
+        self.left = self.left.saturating_sub(bytes);
+        Some(Done { tag, call, result })
     }
 
     fn wait(&mut self) -> io::Result<()> {
+        self.turn();
         Ok(())
     }
 
