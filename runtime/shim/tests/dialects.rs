@@ -322,6 +322,6 @@ fn varint(bytes: &[u8]) -> (u64, &[u8]) {
     let value = number
         .iter()
         .rev()
-        .fold(0, |value, byte| value << 7 | u64::from(byte & 0x7f));
+        .fold(0, |value, byte| (value << 7) | u64::from(byte & 0x7f));
     (value, rest)
 }
