@@ -115,7 +115,7 @@ impl Local {
         };
         program
             .args(arguments)
-            .env("CAISSON_TESTBED", "1")
+            .env("CAISSON_TESTBED", "local")
             .env("CONTAINERD_ADDRESS", &self.socket)
             .envs(
                 command

@@ -31,7 +31,7 @@ fn a_local_command_ends_with_its_own_status() {
 
 #[test]
 fn a_local_command_knows_where_containerd_is() {
-    let script = "test $CAISSON_TESTBED$CONTAINERD_ADDRESS = 1/no/such/containerd.sock";
+    let script = "test $CAISSON_TESTBED$CONTAINERD_ADDRESS = local/no/such/containerd.sock";
     assert_eq!(run(&["sh", "-c", script]), 0);
 }
 

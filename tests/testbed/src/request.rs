@@ -22,7 +22,8 @@ pub enum Request {
 pub struct Run {
     /// Program and arguments; found in PATH like a shell would.
     pub arguments: Vec<String>,
-    /// Environment beside the testbed's own (PATH, HOME, CAISSON_TESTBED).
+    /// Environment beside the testbed's own (PATH, HOME, and CAISSON_TESTBED: `1`, or
+    /// `local` where this machine itself is used).
     pub environment: Vec<(String, String)>,
     /// A terminal for the command's standard streams.
     pub terminal: Option<TerminalSize>,

@@ -51,7 +51,7 @@ pub struct Options {
 pub struct Command {
     /// Program and arguments.
     pub arguments: Vec<String>,
-    /// Environment beside the testbed's own (PATH, HOME, CAISSON_TESTBED=1).
+    /// Environment beside the testbed's own (PATH, HOME, CAISSON_TESTBED).
     pub environment: Vec<(String, String)>,
     /// Where its standard input comes from.
     pub stdin: Stdin,
