@@ -170,7 +170,9 @@ impl Container {
         // The reaper lives as long as the agent.
         let Ok(exit) = exit.await else { return };
         self.init.ended();
-        let _no_launches = self.gate.write().await;
+        // Launches that were under way are finished then, and later ones refused. Not held any longer:
+        // the execs that are waited for below may be about to be refused.
+        drop(self.gate.write().await);
         let _ = self.cgroup.kill();
         let _ = self.cgroup.emptied().await;
         let execs: Vec<_> = self
