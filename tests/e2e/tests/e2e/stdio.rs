@@ -152,10 +152,8 @@ fn p10_a_fifo_that_nobody_opens_fails_its_start_and_holds_up_nobody() {
         .unwrap();
     thread::scope(|scope| {
         let start = scope.spawn(|| shim.start("e"));
-        assert_eq!(
-            container.exec(&["echo", "beside"]).finish().ok().text(),
-            "beside"
-        );
+        let other = container.exec_as("other", &["echo", "beside"]);
+        assert_eq!(other.finish().ok().text(), "beside");
         let refused = start.join().unwrap();
         assert_eq!(code(&refused), Some(Code::FAILED_PRECONDITION));
         let message = refused.unwrap_err().to_string();
