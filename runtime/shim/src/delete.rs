@@ -30,6 +30,10 @@ use crate::start::bundle_dir;
 /// How long the shim of a pod may take to remove one of its containers. containerd gives us 5 s.
 const POD_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a shim may take to say whether it still knows the container. It never waits for the
+/// guest to say so.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// When containerd's patience is almost over; what is left of it is for the answer.
 const HOOKS_END: Duration = Duration::from_millis(4500);
 
@@ -66,6 +70,8 @@ fn clean_up(args: &Args, bundle: &Bundle, state: &Path, hooks_end: Instant) -> (
                 pod_lives = true;
             }
         }
+    } else if lives_for_others(args, bundle) {
+        pod_lives = true;
     } else {
         complain(liveness::kill(bundle.path()));
         match caisson_sandbox::clean_up(state) {
@@ -134,6 +140,32 @@ fn remove_socket(args: &Args, bundle: &Bundle) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether the shim that was started for this container has deleted it in order and lives on for
+/// others of its pod. containerd cleans up when a connection to a shim is closed, also when it has
+/// closed it itself after a Delete. A shim that has no container left ends.
+fn lives_for_others(args: &Args, bundle: &Bundle) -> bool {
+    let recorded = bundle.address().map(|address| socket::path_of(&address));
+    let path = recorded.unwrap_or_else(|| own_socket(args));
+    let Ok(runtime) = event_loop() else {
+        return false;
+    };
+    let forgotten = async {
+        let stream = UnixStream::connect(&path).await.ok()?;
+        let tasks = TaskClient::new(Client::new(Socket::from(stream)));
+        let context = || ttrpc::context::with_duration(ANSWER_TIMEOUT);
+        let mut state = api::StateRequest::new();
+        args.id.clone_into(&mut state.id);
+        let error = tasks.state(context(), &state).await.err()?;
+        let mut shutdown = api::ShutdownRequest::new();
+        args.id.clone_into(&mut shutdown.id);
+        is_not_found(&error).then_some(())?;
+        tasks.shutdown(context(), &shutdown).await.ok().map(drop)
+    };
+    let answered = runtime.block_on(async { timeout(ANSWER_TIMEOUT, forgotten).await });
+    // Its socket is gone before a shim that ends says so.
+    matches!(answered, Ok(Some(()))) && socket::is_live(&path)
 }
 
 /// Has the shim of the pod kill and forget one container. Returns false for a pod that is gone: it

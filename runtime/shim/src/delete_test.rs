@@ -151,56 +151,103 @@ fn a_container_whose_pod_is_gone() {
     assert_eq!(bench.delete(), 77);
 }
 
+/// A pod that lives, with a shim that serves it, and its containers.
+struct LivePod {
+    pod: Arc<Pod>,
+    vm: FakeVm,
+    server: TaskServer,
+}
+
+impl LivePod {
+    /// Started for `owner`, with running containers, each with its bundle.
+    async fn new(bench: &Bench, owner: &str, containers: &[(&str, &Path)]) -> Self {
+        let vm = FakeVm::new();
+        let options = PodOptions {
+            id: owner.into(),
+            namespace: "test-delete".into(),
+            state_dir: bench.dir.path().join("unused"),
+        };
+        let pod = Pod::new(options, Publisher::start("", ""), vm.launcher());
+        let listener = claim(&bench.socket());
+        let server = TaskServer::start(listener, services(&pod, bench.socket()))
+            .await
+            .unwrap();
+        for (id, bundle) in containers {
+            let request = CreateRequest {
+                id: (*id).into(),
+                bundle: bundle.to_path_buf(),
+                rootfs: Vec::new(),
+                stdio: StdioPaths::default(),
+                options: Options::default(),
+            };
+            Arc::clone(&pod).create(request).await.unwrap();
+            Arc::clone(&pod)
+                .start(ProcessKey::new(id, ""))
+                .await
+                .unwrap();
+        }
+        bench
+            .bundle
+            .write_address(&socket::address(&bench.socket()))
+            .unwrap();
+        Self { pod, vm, server }
+    }
+}
+
+/// `delete`, which has an event loop of its own.
+async fn delete(bench: Bench) -> (u32, Bench) {
+    tokio::task::spawn_blocking(move || (bench.delete(), bench))
+        .await
+        .unwrap()
+}
+
+fn neighbour(bench: &Bench, name: &str, config: &str) -> PathBuf {
+    let bundle = bench.dir.path().join(name);
+    std::fs::create_dir(&bundle).unwrap();
+    std::fs::write(bundle.join("config.json"), config).unwrap();
+    bundle
+}
+
 /// A container of a pod that lives: it is killed and deleted there, the pod stays.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_container_leaves_a_living_pod() {
     let bench = bench("c2");
     bench.write("config.json", MEMBER);
-    let vm = FakeVm::new();
-    let options = PodOptions {
-        id: "pod".into(),
-        namespace: "test-delete".into(),
-        state_dir: bench.dir.path().join("unused"),
-    };
-    let pod = Pod::new(options, Publisher::start("", ""), vm.launcher());
-    let listener = claim(&bench.socket());
-    let server = TaskServer::start(listener, services(&pod, bench.socket()))
-        .await
-        .unwrap();
-    let sandbox = bench.dir.path().join("pod");
-    std::fs::create_dir(&sandbox).unwrap();
-    std::fs::write(sandbox.join("config.json"), r#"{"ociVersion":"1.0.2"}"#).unwrap();
-    for (id, bundle) in [("pod", sandbox.as_path()), ("c2", bench.bundle.path())] {
-        let request = CreateRequest {
-            id: id.into(),
-            bundle: bundle.to_owned(),
-            rootfs: Vec::new(),
-            stdio: StdioPaths::default(),
-            options: Options::default(),
-        };
-        Arc::clone(&pod).create(request).await.unwrap();
-        Arc::clone(&pod)
-            .start(ProcessKey::new(id, ""))
-            .await
-            .unwrap();
-    }
-    bench
-        .bundle
-        .write_address(&socket::address(&bench.socket()))
-        .unwrap();
+    let sandbox = neighbour(&bench, "pod", r#"{"ociVersion":"1.0.2"}"#);
+    let own = bench.bundle.path().to_owned();
+    let containers = [("pod", sandbox.as_path()), ("c2", own.as_path())];
+    let live = LivePod::new(&bench, "pod", &containers).await;
 
-    let bench = tokio::task::spawn_blocking(move || {
-        assert_eq!(bench.delete(), crate::fake_vm::PID);
-        bench
-    })
-    .await
-    .unwrap();
+    let (pid, bench) = delete(bench).await;
+    assert_eq!(pid, crate::fake_vm::PID);
 
-    pod.state(&ProcessKey::new("c2", "")).unwrap_err();
-    pod.state(&ProcessKey::new("pod", "")).unwrap();
+    live.pod.state(&ProcessKey::new("c2", "")).unwrap_err();
+    live.pod.state(&ProcessKey::new("pod", "")).unwrap();
     assert!(socket::is_live(&bench.socket()));
-    assert!(!vm.calls().contains(&"stop /".to_owned()));
-    server.stop().await;
+    assert!(!live.vm.calls().contains(&"stop /".to_owned()));
+    live.server.stop().await;
+}
+
+/// containerd closes its connection after the Delete of the pod's own container and then cleans up
+/// after it, while others of the pod run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_lives_on_when_the_container_that_it_was_started_for_was_deleted() {
+    let bench = bench("pod");
+    bench.write("config.json", r#"{"ociVersion":"1.0.2"}"#);
+    let member = neighbour(&bench, "c2", MEMBER);
+    let own = bench.bundle.path().to_owned();
+    let containers = [("pod", own.as_path()), ("c2", member.as_path())];
+    let live = LivePod::new(&bench, "pod", &containers).await;
+    let owner = ProcessKey::new("pod", "");
+    live.pod.kill(&owner, 9, true).await.unwrap();
+    live.pod.wait(&owner).await.unwrap();
+    Arc::clone(&live.pod).delete(owner).await.unwrap();
+
+    let (_, bench) = delete(bench).await;
+    live.pod.state(&ProcessKey::new("c2", "")).unwrap();
+    assert!(socket::is_live(&bench.socket()));
+    assert!(!live.vm.calls().contains(&"stop /".to_owned()));
+    live.server.stop().await;
 }
 
 #[test]
