@@ -73,7 +73,8 @@ impl<'a> SmallDisk<'a> {
         // Its root is a file as well.
         let options = format!("nr_inodes={}", files + 1);
         let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "small", place])
+            // Without a note of it in /run/mount.
+            .args(["-n", "-t", "tmpfs", "-o", &options, "small", place])
             .status()
             .unwrap();
         assert!(mounted.success());
@@ -107,7 +108,11 @@ impl Drop for SmallDisk<'_> {
 }
 
 fn unmount(place: &Path) -> bool {
-    let unmounted = Command::new("umount").arg(place).output().unwrap();
+    let unmounted = Command::new("umount")
+        .arg("-n")
+        .arg(place)
+        .output()
+        .unwrap();
     unmounted.status.success()
 }
 
