@@ -297,6 +297,7 @@ impl Container {
             cgroup: self.cgroup.path().to_path_buf(),
             namespaces: self.namespaces.clone(),
             terminal,
+            size: process.size(),
             finish: Finish {
                 process: prepared.process,
                 seccomp: self.exec_defaults.seccomp.clone(),

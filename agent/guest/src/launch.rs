@@ -82,6 +82,8 @@ pub struct Enter {
     pub namespaces: Vec<LinuxNamespaceType>,
     /// Whether the process has a terminal.
     pub terminal: bool,
+    /// Columns and rows of its terminal, as far as they are known.
+    pub size: Option<(u16, u16)>,
     /// The last steps before the program.
     pub finish: Finish,
 }

@@ -1,5 +1,6 @@
 //! One process of a container, from its registration to its deletion.
 
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -7,7 +8,8 @@ use tokio::sync::watch;
 use crate::descriptor::Descriptor;
 use crate::error::AgentError;
 use crate::reaper::{Exit, Reaper};
-use crate::stdio::{self, Movers};
+use crate::stdio::Movers;
+use crate::terminal;
 
 /// What a waiter is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,9 +76,15 @@ impl Process {
         state.movers = movers;
         if let (Some(terminal), Some((width, height))) = (&terminal, state.size) {
             // A wrong size is not worth a process.
-            let _ = stdio::resize(terminal, width, height);
+            let _ = terminal::resize(terminal.as_fd(), width, height);
         }
         state.terminal = terminal;
+    }
+
+    /// Columns and rows of its terminal, as far as they are known.
+    #[must_use]
+    pub fn size(&self) -> Option<(u16, u16)> {
+        self.lock().size
     }
 
     /// How far the process has come.
@@ -177,7 +185,7 @@ impl Process {
         let Some(terminal) = &state.terminal else {
             return Ok(());
         };
-        stdio::resize(terminal, width, height).map_err(|error| {
+        terminal::resize(terminal.as_fd(), width, height).map_err(|error| {
             AgentError::Internal(format!("cannot set the size of a terminal: {error}"))
         })
     }

@@ -88,7 +88,7 @@ fn signals_tell_not_yet_from_no_more() {
 async fn a_size_set_before_the_terminal_exists_is_its_first() {
     let process = process();
     process.resize(100, 30).unwrap();
-    let (master, slave) = crate::terminal::open().unwrap();
+    let (master, slave) = terminal::open().unwrap();
     let master = Arc::new(Descriptor::new(master).unwrap());
     process.launched(2, Some(master), Movers::default());
     let size = rustix::termios::tcgetwinsize(&slave).unwrap();

@@ -6,7 +6,6 @@
 //! ends, which may be after the process itself: a grandchild may hold it. Nothing is lost at the
 //! end, because the end of the pipe comes after its last byte.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -189,20 +188,6 @@ async fn move_terminal_output(claim: Claim, master: Arc<Descriptor>) {
 
 async fn move_terminal_input(claim: Claim, master: Arc<Descriptor>) {
     copy_input(claim, &master).await;
-}
-
-/// What a terminal's size is set to.
-///
-/// # Errors
-/// What `ioctl(TIOCSWINSZ)` answers.
-pub fn resize(master: &Descriptor, width: u16, height: u16) -> io::Result<()> {
-    let size = rustix::termios::Winsize {
-        ws_row: height,
-        ws_col: width,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    Ok(rustix::termios::tcsetwinsize(master, size)?)
 }
 
 #[cfg(test)]

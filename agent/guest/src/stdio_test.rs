@@ -1,5 +1,6 @@
 use super::*;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -146,7 +147,7 @@ async fn a_terminal_carries_both_directions_and_ends_with_its_last_user() {
     let host = Host::new();
     let (master, terminal) = crate::terminal::open().unwrap();
     let master = Arc::new(Descriptor::new(master).unwrap());
-    resize(&master, 132, 43).unwrap();
+    crate::terminal::resize(master.as_fd(), 132, 43).unwrap();
     let size = rustix::termios::tcgetwinsize(&terminal).unwrap();
     assert_eq!((size.ws_col, size.ws_row), (132, 43));
     let _movers = host.claims(1, 2, 0).connect_terminal(&master);

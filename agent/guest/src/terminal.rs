@@ -1,7 +1,7 @@
 //! Pseudo terminals.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 
@@ -17,4 +17,18 @@ pub fn open() -> io::Result<(OwnedFd, OwnedFd)> {
     // Asks the master for its peer, so that no path of the container is followed.
     let slave = ioctl_tiocgptpeer(&master, flags)?;
     Ok((master, slave))
+}
+
+/// Sets the size of the terminal whose master this is.
+///
+/// # Errors
+/// What `ioctl(TIOCSWINSZ)` answers.
+pub fn resize(master: BorrowedFd<'_>, width: u16, height: u16) -> io::Result<()> {
+    let size = rustix::termios::Winsize {
+        ws_row: height,
+        ws_col: width,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    Ok(rustix::termios::tcsetwinsize(master, size)?)
 }

@@ -31,12 +31,15 @@ pub const FOR_BUILDING: &[&str] = &[
     "xz-utils",
 ];
 
+/// What tests on this machine use: the agent makes real containers of it.
+pub const FOR_TESTS: &[&str] = &["busybox-static", "util-linux"];
+
 /// Installs what is missing of everything that building, the testbed and the tests use.
 ///
 /// # Errors
 /// As [`ensure`].
 pub fn install_missing() -> Result<()> {
-    let mut all: Vec<&str> = [FOR_THE_TESTBED, FOR_BUILDING].concat();
+    let mut all: Vec<&str> = [FOR_THE_TESTBED, FOR_BUILDING, FOR_TESTS].concat();
     all.sort_unstable();
     all.dedup();
     ensure(&all)

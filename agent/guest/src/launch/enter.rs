@@ -43,7 +43,13 @@ pub fn run(job: &Enter, report: &OwnedFd, failure: &OwnedFd) -> Result<(), Agent
             }
         })?;
     let terminal = if job.terminal {
-        Some(terminal::open().doing("open a terminal in the container")?)
+        let (master, slave) = terminal::open().doing("open a terminal in the container")?;
+        if let Some((width, height)) = job.size {
+            // Now, because the program may look before the agent has the master. A wrong size is
+            // not worth a process.
+            let _ = terminal::resize(master.as_fd(), width, height);
+        }
+        Some((master, slave))
     } else {
         None
     };

@@ -453,6 +453,15 @@ async fn connect(socket: &Path) -> agent_ttrpc::AgentClient {
     agent_ttrpc::AgentClient::new(ttrpc::r#async::Client::connect(&address).await.unwrap())
 }
 
+/// Whether containers can have limits of this kind here.
+pub fn has_controller(name: &str) -> bool {
+    let controllers = fs::read_to_string(Path::new(cgroup::ROOT).join("cgroup.controllers"));
+    controllers
+        .unwrap()
+        .split_whitespace()
+        .any(|one| one == name)
+}
+
 pub fn cgroup_of(id: &str) -> PathBuf {
     Path::new(cgroup::ROOT).join(cgroup::PARENT).join(id)
 }
