@@ -146,6 +146,10 @@ fn remove_socket(args: &Args, bundle: &Bundle) -> io::Result<()> {
 /// others of its pod. containerd cleans up when a connection to a shim is closed, also when it has
 /// closed it itself after a Delete. A shim that has no container left ends.
 fn lives_for_others(args: &Args, bundle: &Bundle) -> bool {
+    // A container that was never made was not deleted either: containerd gave up on its shim.
+    if bundle.path().exists() && bundle.init_pid().is_none() {
+        return false;
+    }
     let recorded = bundle.address().map(|address| socket::path_of(&address));
     let path = recorded.unwrap_or_else(|| own_socket(args));
     let Ok(runtime) = event_loop() else {

@@ -1,16 +1,17 @@
 //! Machines that have run out of something, and services that are stopped.
 
 use std::collections::BTreeSet;
+use std::ffi::CString;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use caisson_e2e::{
     BUSYBOX, CleanMachine, Container, Containerd, Ctr, children_of, parent_of, signal,
 };
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 
 use super::tidy;
@@ -71,13 +72,9 @@ impl<'a> SmallDisk<'a> {
         let made = !Path::new(place).exists();
         fs::create_dir_all(place).unwrap();
         // Its root is a file as well.
-        let options = format!("nr_inodes={}", files + 1);
-        let mounted = Command::new("mount")
-            // Without a note of it in /run/mount.
-            .args(["-n", "-t", "tmpfs", "-o", &options, "small", place])
-            .status()
-            .unwrap();
-        assert!(mounted.success());
+        let options = CString::new(format!("nr_inodes={}", files + 1)).unwrap();
+        // Not by the program, which leaves a folder of its own in /run.
+        mount("small", place, "tmpfs", MountFlags::empty(), &*options).unwrap();
         Self {
             place: Path::new(place),
             made,
@@ -93,7 +90,7 @@ impl Drop for SmallDisk<'_> {
     fn drop(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         // Until the shim is gone, it and containerd have a file of the bundle open.
-        while !self.is_empty() || !unmount(self.place) {
+        while !self.is_empty() || unmount(self.place, UnmountFlags::empty()).is_err() {
             assert!(
                 Instant::now() < deadline,
                 "{} is in use",
@@ -105,15 +102,6 @@ impl Drop for SmallDisk<'_> {
             let _ = fs::remove_dir(self.place);
         }
     }
-}
-
-fn unmount(place: &Path) -> bool {
-    let unmounted = Command::new("umount")
-        .arg("-n")
-        .arg(place)
-        .output()
-        .unwrap();
-    unmounted.status.success()
 }
 
 #[test]
