@@ -35,6 +35,8 @@ const STATE_ROOT: &str = "/run/caisson";
 /// will not come back for it. Create follows within milliseconds; its own limit is a minute or
 /// two.
 const UNUSED_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// How often a shim that nobody has asked for anything looks whether its bundle is still there.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// How long the last events may take to reach containerd; it takes them in milliseconds unless it
 /// is down, and then looks at the state itself when it comes back.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
@@ -63,7 +65,7 @@ pub(crate) fn serve(args: &Args) -> anyhow::Result<()> {
             .enable_all()
             .build()
             .context("cannot set up the shim's event loop")?;
-        let served = runtime.block_on(run(args, socket, host, &starter));
+        let served = runtime.block_on(run(args, socket, host, &starter, &mark));
         // A thread that waits for a FIFO must not hold up the end.
         runtime.shutdown_background();
         drop(mark);
@@ -119,6 +121,7 @@ async fn run(
     socket: OwnedFd,
     host: HostMounts,
     starter: &UnixStream,
+    mark: &Mark,
 ) -> anyhow::Result<()> {
     let listener = UnixListener::from(socket);
     let path = listener
@@ -145,9 +148,15 @@ async fn run(
     let server = TaskServer::start(listener, services(&pod, path.clone())).await?;
     note_start(&pod);
     let unused = async {
-        if timeout(UNUSED_TIMEOUT, pod.used()).await.is_ok() {
-            std::future::pending::<()>().await;
+        let mut left = UNUSED_TIMEOUT;
+        while timeout(LOOK_AGAIN, pod.used()).await.is_err() {
+            left = left.saturating_sub(LOOK_AGAIN);
+            // containerd has removed the bundle: it will not come back, and has not told us.
+            if left.is_zero() || mark.is_removed() {
+                return;
+            }
         }
+        std::future::pending::<()>().await;
     };
     let forsaken = async {
         match answered(starter).await {

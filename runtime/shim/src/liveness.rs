@@ -4,6 +4,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The mark of a living shim; held for its whole life.
 #[derive(Debug)]
-pub(crate) struct Mark(#[allow(dead_code, reason = "held for its lock")] File);
+pub(crate) struct Mark(File);
 
 impl Mark {
     /// Marks the bundle as served by this process.
@@ -35,6 +36,11 @@ impl Mark {
         file.set_len(0)?;
         write!(file, "{}", std::process::id())?;
         Ok(Self(file))
+    }
+
+    /// Whether the file was removed, and the bundle with it.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.0.metadata().is_ok_and(|file| file.nlink() == 0)
     }
 }
 

@@ -77,3 +77,12 @@ fn a_lock_without_a_number_kills_nobody() {
     drop(child.stdin.take());
     child.wait().unwrap();
 }
+
+#[test]
+fn a_mark_notices_that_its_bundle_was_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mark = Mark::set(dir.path()).unwrap();
+    assert!(!mark.is_removed());
+    dir.close().unwrap();
+    assert!(mark.is_removed());
+}
