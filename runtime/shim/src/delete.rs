@@ -5,7 +5,7 @@
 //! be on standard output.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api;
@@ -70,7 +70,7 @@ fn clean_up(args: &Args, bundle: &Bundle, state: &Path, hooks_end: Instant) -> (
                 pod_lives = true;
             }
         }
-    } else if lives_for_others(args, bundle) {
+    } else if lives_for_others(args, bundle, recorded.is_some()) {
         pod_lives = true;
     } else {
         complain(liveness::kill(bundle.path()));
@@ -115,10 +115,8 @@ fn is_member(args: &Args, bundle: &Bundle) -> bool {
     match group {
         Some(group) => group.role == Role::Member || group.key != args.id,
         // A bundle without a configuration: the socket of a shim of its own would have its name.
-        None => bundle.address().is_some_and(|address| {
-            let path = socket::path_of(&address);
-            own_socket_name(args) != path.file_name().map(ToOwned::to_owned)
-        }),
+        None => recorded_socket(bundle)
+            .is_some_and(|path| own_socket_name(args) != path.file_name().map(ToOwned::to_owned)),
     }
 }
 
@@ -126,15 +124,22 @@ fn own_socket_name(args: &Args) -> Option<std::ffi::OsString> {
     own_socket(args).file_name().map(ToOwned::to_owned)
 }
 
-fn own_socket(args: &Args) -> std::path::PathBuf {
+fn own_socket(args: &Args) -> PathBuf {
     let dir = Path::new(socket::DEFAULT_DIR);
     socket::path(dir, &args.address, &args.namespace, &args.id)
 }
 
+/// Where the shim of a bundle listens, as `start` wrote it down.
+fn recorded_socket(bundle: &Bundle) -> Option<PathBuf> {
+    bundle.address().map(|address| socket::path_of(&address))
+}
+
 /// Removes the sockets of a shim that is gone: the recorded one, and the one of its name.
 fn remove_socket(args: &Args, bundle: &Bundle) -> io::Result<()> {
-    let recorded = bundle.address().map(|address| socket::path_of(&address));
-    for path in recorded.into_iter().chain([own_socket(args)]) {
+    for path in recorded_socket(bundle)
+        .into_iter()
+        .chain([own_socket(args)])
+    {
         if !socket::is_live(&path) {
             socket::remove(&path)?;
         }
@@ -145,13 +150,12 @@ fn remove_socket(args: &Args, bundle: &Bundle) -> io::Result<()> {
 /// Whether the shim that was started for this container has deleted it in order and lives on for
 /// others of its pod. containerd cleans up when a connection to a shim is closed, also when it has
 /// closed it itself after a Delete. A shim that has no container left ends.
-fn lives_for_others(args: &Args, bundle: &Bundle) -> bool {
+fn lives_for_others(args: &Args, bundle: &Bundle, was_made: bool) -> bool {
     // A container that was never made was not deleted either: containerd gave up on its shim.
-    if bundle.path().exists() && bundle.init_pid().is_none() {
+    if bundle.path().exists() && !was_made {
         return false;
     }
-    let recorded = bundle.address().map(|address| socket::path_of(&address));
-    let path = recorded.unwrap_or_else(|| own_socket(args));
+    let path = recorded_socket(bundle).unwrap_or_else(|| own_socket(args));
     let Ok(runtime) = event_loop() else {
         return false;
     };
@@ -162,9 +166,9 @@ fn lives_for_others(args: &Args, bundle: &Bundle) -> bool {
         let mut state = api::StateRequest::new();
         args.id.clone_into(&mut state.id);
         let error = tasks.state(context(), &state).await.err()?;
+        is_not_found(&error).then_some(())?;
         let mut shutdown = api::ShutdownRequest::new();
         args.id.clone_into(&mut shutdown.id);
-        is_not_found(&error).then_some(())?;
         tasks.shutdown(context(), &shutdown).await.ok().map(drop)
     };
     let answered = runtime.block_on(async { timeout(ANSWER_TIMEOUT, forgotten).await });
@@ -175,10 +179,9 @@ fn lives_for_others(args: &Args, bundle: &Bundle) -> bool {
 /// Has the shim of the pod kill and forget one container. Returns false for a pod that is gone: it
 /// has ended all its containers.
 fn leave_pod(args: &Args, bundle: &Bundle) -> io::Result<bool> {
-    let Some(address) = bundle.address() else {
+    let Some(path) = recorded_socket(bundle) else {
         return Ok(false);
     };
-    let path = socket::path_of(&address);
     let runtime = event_loop()?;
     let left = runtime.block_on(async {
         let leaving = async {
