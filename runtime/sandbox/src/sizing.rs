@@ -51,9 +51,7 @@ impl VmSize {
             memory_mib: memory_limit(spec).map_or(config.memory_mib, memory_mib),
         }
     }
-}
 
-impl VmSize {
     /// The most that a machine booted with `self` can have.
     #[must_use]
     pub fn most(self, config: &Config) -> Self {

@@ -218,6 +218,16 @@ impl Pod {
         }
     }
 
+    /// Those that were created and not deleted.
+    fn created(&self) -> Vec<Arc<Container>> {
+        let table = self.table();
+        let ready = table.values().filter_map(|slot| match slot {
+            Slot::Ready(container) => Some(Arc::clone(container)),
+            Slot::Creating => None,
+        });
+        ready.collect()
+    }
+
     fn process(&self, key: &ProcessKey) -> Result<Arc<Process>, TaskError> {
         self.container(&key.container)?.process(&key.exec)
     }

@@ -8,7 +8,7 @@ use caisson_sandbox::{ContainerLimits, ErrorKind, SandboxError, VmSize};
 use oci_spec::runtime::LinuxResources;
 use tokio::time::timeout;
 
-use super::{Pod, Slot};
+use super::Pod;
 use crate::error::TaskError;
 use crate::event::TaskEvent;
 use crate::process::State;
@@ -104,14 +104,8 @@ impl Pod {
     }
 
     fn needed_size(&self, vm: &dyn Vm) -> VmSize {
-        let limits: Vec<ContainerLimits> = self
-            .table()
-            .values()
-            .filter_map(|slot| match slot {
-                Slot::Ready(container) => Some(container.limits()),
-                Slot::Creating => None,
-            })
-            .collect();
+        let containers = self.created();
+        let limits: Vec<_> = containers.iter().map(|one| one.limits()).collect();
         vm.boot_size().for_containers(&limits)
     }
 

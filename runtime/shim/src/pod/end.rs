@@ -5,7 +5,7 @@ use std::sync::Arc;
 use caisson_sandbox::ErrorKind;
 use tokio::time::timeout;
 
-use super::{DRAIN_TIMEOUT, Pod, Slot};
+use super::{DRAIN_TIMEOUT, Pod};
 use crate::container::Container;
 use crate::error::TaskError;
 use crate::event::TaskEvent;
@@ -155,15 +155,7 @@ impl Pod {
         if let Some(vm) = self.vm.get() {
             vm.stop().await;
         }
-        let left: Vec<Arc<Container>> = self
-            .table()
-            .values()
-            .filter_map(|slot| match slot {
-                Slot::Ready(container) => Some(Arc::clone(container)),
-                Slot::Creating => None,
-            })
-            .collect();
-        for container in left {
+        for container in self.created() {
             // Their watchers see the end of the machine; who waits gets an answer before we go.
             let _ = timeout(DRAIN_TIMEOUT, container.init.ended()).await;
         }
