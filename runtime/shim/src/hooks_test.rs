@@ -201,15 +201,14 @@ async fn poststop_hooks_are_due_from_the_first_hook_until_they_were_run() {
 async fn what_a_dead_shim_left_is_run_once_and_not_for_ever() {
     let bench = Bench::new();
     let hooks = bench.hooks(&json!({"poststop": [
-        shell("cat >stopped"),
         shell("exec sleep 1000"),
-        shell("touch third"),
+        shell("exec sleep 1000"),
     ]}));
     hooks.creating(77).await.unwrap();
     drop(hooks);
-    // By now even the first might be cut off: that it is run is seen with time enough.
+    // No time is left for either; a quick hook might still have ended before it was cut off.
     let complaints = run_due(&bench.bundle(), Instant::now()).await;
-    assert_eq!(complaints.len(), 3, "{complaints:?}");
+    assert_eq!(complaints.len(), 2, "{complaints:?}");
     assert!(
         complaints[0].contains("poststop hook /bin/sh"),
         "{complaints:?}"
