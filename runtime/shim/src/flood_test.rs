@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api;
 use containerd_shim_protos::events::task as events;
@@ -298,6 +298,47 @@ async fn p08_open_waits_a_slow_client_and_a_flood_hold_up_nobody() {
     assert_eq!(waiting.len(), 200);
     flood.vm.exit("c1", "", 7, false);
     assert!(waiting.join_all().await.iter().all(|status| *status == 7));
+}
+
+/// What containerd asks when it has restarted, of a guest that has not answered anything since. Says
+/// how long it took (`--nocapture`, in a release build).
+#[tokio::test]
+async fn p05_a_guest_that_stands_still_holds_up_neither_state_nor_pids() {
+    let flood = Flood::new().await;
+    let _frozen = (flood.vm.hold_signals(), flood.vm.hold_changes());
+    let mut stuck = JoinSet::new();
+    for _ in 0..20 {
+        let tasks = flood.tasks.clone();
+        stuck.spawn(async move {
+            let mut kill = request!(KillRequest, "");
+            kill.signal = 9;
+            let _ = tasks.kill(context(), &kill).await;
+        });
+    }
+    let mut took = [Vec::new(), Vec::new()];
+    for _ in 0..SHORT {
+        let begun = Instant::now();
+        let state = request!(StateRequest, "");
+        let state = flood.tasks.state(context(), &state).await.unwrap();
+        took[0].push(begun.elapsed());
+        assert_eq!(state.status.enum_value(), Ok(api::Status::RUNNING));
+        let begun = Instant::now();
+        let mut pids = api::PidsRequest::new();
+        pids.id = "c1".into();
+        let pids = flood.tasks.pids(context(), &pids).await.unwrap();
+        took[1].push(begun.elapsed());
+        assert_eq!(pids.processes.len(), 1);
+    }
+    assert_eq!(stuck.len(), 20);
+    assert!(stuck.try_join_next().is_none(), "the guest still stands");
+    for (call, mut took) in ["State", "Pids"].into_iter().zip(took) {
+        took.sort_unstable();
+        println!(
+            "{call}: median {:?}, 99 % {:?}",
+            took[SHORT / 2],
+            took[SHORT * 99 / 100]
+        );
+    }
 }
 
 #[tokio::test]
