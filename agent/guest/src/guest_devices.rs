@@ -87,7 +87,7 @@ mod tests {
         linux.set_devices(Some(vec![own.clone()]));
         add(&mut linux);
         let devices = linux.devices().clone().unwrap();
-        let of = |path: &str| {
+        let of = |path: &'static str| {
             devices
                 .iter()
                 .filter(move |one| one.path() == Path::new(path))

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use caisson_e2e::{CleanMachine, Cri, PodConfig, PodSandbox};
+use caisson_e2e::{CleanMachine, Cri, DEBIAN, PodConfig, PodSandbox};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -100,17 +100,21 @@ fn volumes_of_a_pod_are_what_the_kubelet_makes_of_them() {
     );
 
     // A socket made in a volume connects the containers of the pod.
-    let served = "nc -lU /disk/socket </dev/null >/disk/heard & for i in $(seq 100); do \
-                  test -S /disk/socket && break; sleep 0.1; done";
-    if one
-        .exec(&["sh", "-c", "nc --help 2>&1 | grep -q -- -U"])
-        .code
-        == 0
-    {
-        let _ = one.shell(served);
-        let _ = two.shell("echo said | nc -U /disk/socket");
-        assert_eq!(one.shell("cat /disk/heard"), "said");
-    }
+    let python = |name: &str, script: &str| {
+        let mut more = json!({"image": {"image": DEBIAN}});
+        more["mounts"] = json!([at("/disk", &host("disk"), false)]);
+        pod.start_with(name, &["python3", "-c", script], more)
+    };
+    let server = "import socket; s = socket.socket(socket.AF_UNIX); s.bind('/disk/socket'); \
+                  s.listen(); print(s.accept()[0].recv(99).decode())";
+    let server = python("server", server);
+    let client = "import os, socket, time\n\
+                  while not os.path.exists('/disk/socket'): time.sleep(0.1)\n\
+                  s = socket.socket(socket.AF_UNIX); s.connect('/disk/socket'); s.send(b'said')";
+    let client = python("client", client);
+    assert_eq!(client.ended().exit_code, 0, "{:?}", client.log());
+    assert_eq!(server.ended().exit_code, 0, "{:?}", server.log());
+    assert!(server.log().iter().any(|line| line.ends_with("said")));
     drop(pod);
     let unmounted = Command::new("umount").arg(&memory).status().unwrap();
     assert!(unmounted.success(), "{}", Path::new(&memory).display());
