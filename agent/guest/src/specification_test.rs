@@ -301,7 +301,7 @@ fn a_privileged_container_has_the_devices_of_the_guest() {
     let deny = json!({"allow": false, "access": "rwm"});
     let allow = json!({"allow": true, "access": "rwm"});
     assert!(devices(json!([deny, allow])) > 0);
-    let null = json!({"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"});
-    assert_eq!(devices(json!([deny, null])), 0);
+    let one = json!({"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"});
+    assert_eq!(devices(json!([deny, one])), 0);
     assert_eq!(devices(json!([])), 0);
 }
