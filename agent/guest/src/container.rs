@@ -10,6 +10,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Process as OciProcess};
 use tokio::sync::RwLock;
 use tokio::sync::oneshot;
 
+use crate::boot::mounts;
 use crate::cgroup::Cgroup;
 use crate::descriptor::Descriptor;
 use crate::error::{AgentError, Doing};
@@ -81,7 +82,8 @@ enum Activity {
 
 impl Container {
     /// Makes a container whose init process waits for [`Container::start`]. `number` tells its
-    /// directories from those of all other containers of this boot.
+    /// directories from those of all other containers of this boot. It shares the processes of
+    /// `processes_of`, if there is such a container.
     ///
     /// # Errors
     /// Whatever prevents it; nothing is left behind then.
@@ -89,9 +91,13 @@ impl Container {
         tools: &Tools,
         number: u64,
         request: agent::CreateContainerRequest,
+        processes_of: Option<&Self>,
     ) -> Result<Arc<Self>, AgentError> {
         let id = request.container_id;
-        let adapted = specification::adapt(&request.config, &id)?;
+        let mut adapted = specification::adapt(&request.config, &id)?;
+        if let Some(other) = processes_of {
+            adapted.share_processes(other.living_init()?);
+        }
         check_root(&adapted)?;
         let claims = Claims::new(&tools.streams, &request.stdio)?;
         let name = number.to_string();
@@ -124,6 +130,9 @@ impl Container {
             cgroup.restrict_devices(resources.devices().as_deref().unwrap_or_default())?;
         }
         sysctl::set(&adapted.sysctls)?;
+        if let Some(size) = adapted.shared_memory {
+            mounts::limit_shared_memory(size).doing("limit the pod's shared memory")?;
+        }
         if let Some(hostname) = &adapted.pod_hostname {
             sysctl::set_hostname(hostname)?;
         }
@@ -473,6 +482,14 @@ impl Container {
             )));
         }
         Ok(self.cgroup.stats())
+    }
+
+    /// The number of its init process.
+    fn living_init(&self) -> Result<i32, AgentError> {
+        self.check_alive()?;
+        self.init
+            .pid()
+            .ok_or_else(|| self.wrong_state("has no process"))
     }
 
     fn check_alive(&self) -> Result<(), AgentError> {

@@ -10,6 +10,7 @@ pub mod container;
 pub mod cpus;
 pub mod descriptor;
 pub mod error;
+pub mod guest_devices;
 pub mod identifier;
 pub mod init;
 pub mod launch;

@@ -54,8 +54,12 @@ impl Pod {
     ) -> Result<Arc<Container>, AgentError> {
         let id = request.container_id.clone();
         identifier::check(&id)?;
+        let processes_of = match request.process_namespace_of.as_str() {
+            "" => None,
+            other => Some(self.container(other)?),
+        };
         let number = self.reserve(&id)?;
-        let result = Container::create(&self.tools, number, request).await;
+        let result = Container::create(&self.tools, number, request, processes_of.as_deref()).await;
         let mut state = self.lock();
         match &result {
             Ok(container) => drop(

@@ -15,11 +15,15 @@ use oci_spec::runtime::{
 
 use crate::cgroup;
 use crate::error::AgentError;
+use crate::guest_devices;
 use crate::launch::finish::Finish;
 use crate::launch::start_hooks::StartHooks;
 
 /// Largest configuration in bytes. A ttrpc message is not longer either.
 pub const MAX_CONFIG: usize = 4 << 20;
+
+/// Where the guest has the shared memory of the pod.
+const SHARED_MEMORY: &str = "/dev/shm";
 
 /// Longest command line and environment together, in entries. The kernel's limit in bytes is far
 /// above what fits into [`MAX_CONFIG`].
@@ -45,8 +49,26 @@ pub struct Adapted {
     /// The host name the configuration gives. The guest gets it too, for containers that share the
     /// pod's name.
     pub pod_hostname: Option<String>,
+    /// How many bytes the shared memory of the pod may hold, if the container uses it.
+    pub shared_memory: Option<u64>,
     /// What an exec takes over from the container.
     pub exec: ExecDefaults,
+}
+
+impl Adapted {
+    /// Puts the container among the processes of another, whose init process is `pid`.
+    pub fn share_processes(&mut self, pid: i32) {
+        let namespaces = self
+            .spec
+            .linux_mut()
+            .as_mut()
+            .and_then(|linux| linux.namespaces_mut().as_mut());
+        for namespace in namespaces.into_iter().flatten() {
+            if namespace.typ() == LinuxNamespaceType::Pid {
+                namespace.set_path(Some(PathBuf::from(format!("/proc/{pid}/ns/pid"))));
+            }
+        }
+    }
 }
 
 /// What further processes of a container take over from its configuration.
@@ -108,7 +130,8 @@ pub fn adapt(config: &[u8], id: &str) -> Result<Adapted, AgentError> {
         hooks: start_hooks(spec.hooks().as_ref())?,
         state: state_of(id, &spec),
     };
-    let mounts = adapt_mounts(spec.mounts().as_ref());
+    let (mounts, shared_memory) = adapt_mounts(spec.mounts().as_ref())?;
+    let all_devices = cgroup::devices::all_allowed(resources.as_ref());
     let pod_hostname = spec.hostname().clone();
     if !namespaces.contains(&LinuxNamespaceType::Uts) {
         spec.set_hostname(None).set_domainname(None);
@@ -125,6 +148,9 @@ pub fn adapt(config: &[u8], id: &str) -> Result<Adapted, AgentError> {
         .set_intel_rdt(None)
         // Network devices of the host are the business of the shim.
         .set_net_devices(None);
+    if all_devices {
+        guest_devices::add(&mut linux);
+    }
     if let Some(propagation) = linux.rootfs_propagation().clone() {
         let known = ["", "private", "slave", "shared", "unbindable"];
         let plain = propagation.strip_prefix('r').unwrap_or(&propagation);
@@ -166,6 +192,7 @@ pub fn adapt(config: &[u8], id: &str) -> Result<Adapted, AgentError> {
         own_network,
         namespaces,
         pod_hostname,
+        shared_memory,
         exec: ExecDefaults { seccomp },
     })
 }
@@ -373,17 +400,38 @@ fn state_of(id: &str, spec: &Spec) -> State {
     state
 }
 
-fn adapt_mounts(mounts: Option<&Vec<Mount>>) -> Vec<Mount> {
-    let adapt = |mount: &Mount| {
+/// Mounts as the library wants them, and how much the shared memory of the pod may hold.
+fn adapt_mounts(mounts: Option<&Vec<Mount>>) -> Result<(Vec<Mount>, Option<u64>), AgentError> {
+    let mut shared_memory = None;
+    let mut adapt = |mount: &Mount| {
         let mut mount = mount.clone();
+        if mount.source().as_deref() == Some(Path::new(SHARED_MEMORY)) {
+            let size = take_size(&mut mount)?;
+            shared_memory = size.or(shared_memory);
+        }
         // The library insists on a source; for a file system without a device any word will do.
         if mount.source().is_none() {
             let word = mount.typ().clone().unwrap_or_else(|| "none".to_owned());
             mount.set_source(Some(PathBuf::from(word)));
         }
-        mount
+        Ok(mount)
     };
-    mounts.into_iter().flatten().map(adapt).collect()
+    let mounts: Result<_, AgentError> = mounts.into_iter().flatten().map(&mut adapt).collect();
+    Ok((mounts?, shared_memory))
+}
+
+/// Takes the size out of the options of a bind mount, which has none.
+fn take_size(mount: &mut Mount) -> Result<Option<u64>, AgentError> {
+    let mut options = mount.options().clone().unwrap_or_default();
+    let size = options
+        .iter()
+        .find_map(|option| option.strip_prefix("size="))
+        .map(str::parse)
+        .transpose()
+        .map_err(|_| invalid("the size of the pod's shared memory is not a number of bytes"))?;
+    options.retain(|option| !option.starts_with("size="));
+    mount.set_options(Some(options));
+    Ok(size)
 }
 
 #[cfg(test)]

@@ -259,3 +259,49 @@ fn an_exec_needs_a_program() {
     assert!(exec_process(br#"{"args": [], "cwd": "/", "user": {"uid": 0, "gid": 0}}"#).is_err());
     assert!(exec_process(b"[]").is_err());
 }
+
+#[test]
+fn a_container_joins_the_processes_of_another() {
+    let mut adapted = adapted(&config()).unwrap();
+    adapted.share_processes(7);
+    let path = |typ| {
+        let namespaces = linux(&adapted).namespaces().clone().unwrap();
+        let namespace = namespaces.into_iter().find(|one| one.typ() == typ);
+        namespace.unwrap().path().clone()
+    };
+    let expected = Some(PathBuf::from("/proc/7/ns/pid"));
+    assert_eq!(path(LinuxNamespaceType::Pid), expected);
+    assert_eq!(path(LinuxNamespaceType::Mount), None);
+}
+
+#[test]
+fn the_size_of_the_pods_shared_memory_is_no_option_of_a_bind_mount() {
+    let with = |options: Value| {
+        let mut config = config();
+        config["mounts"] = json!([{"destination": "/dev/shm", "type": "bind",
+            "source": "/dev/shm", "options": options}]);
+        adapted(&config)
+    };
+    let limited = with(json!(["rbind", "size=65536"])).unwrap();
+    assert_eq!(limited.shared_memory, Some(65536));
+    let mounts = limited.spec.mounts().as_ref().unwrap();
+    assert_eq!(mounts[0].options().clone().unwrap(), ["rbind"]);
+    assert_eq!(with(json!(["rbind"])).unwrap().shared_memory, None);
+    assert!(with(json!(["size=much"])).is_err());
+}
+
+#[test]
+fn a_privileged_container_has_the_devices_of_the_guest() {
+    let devices = |rules: Value| {
+        let mut config = config();
+        config["linux"]["resources"] = json!({"devices": rules});
+        let adapted = adapted(&config).unwrap();
+        linux(&adapted).devices().as_ref().map_or(0, Vec::len)
+    };
+    let deny = json!({"allow": false, "access": "rwm"});
+    let allow = json!({"allow": true, "access": "rwm"});
+    assert!(devices(json!([deny, allow])) > 0);
+    let one = json!({"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"});
+    assert_eq!(devices(json!([deny, one])), 0);
+    assert_eq!(devices(json!([])), 0);
+}

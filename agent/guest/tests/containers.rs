@@ -9,6 +9,8 @@ mod pausing;
 mod programs;
 #[path = "containers/running.rs"]
 mod running;
+#[path = "containers/sharing.rs"]
+mod sharing;
 #[path = "containers/streams.rs"]
 mod streams;
 #[path = "containers/terminals.rs"]

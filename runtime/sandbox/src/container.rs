@@ -35,7 +35,13 @@ impl Sandbox {
         identifier::check("container", &request.id)?;
         let id = request.id.clone();
         let name = NewContainer::claim(self, &id)?;
-        let guest = spec::for_guest(request.spec, &id, &request.bundle, request.terminal)?;
+        let guest = spec::for_guest(
+            request.spec,
+            &id,
+            &request.bundle,
+            &request.place,
+            request.terminal,
+        )?;
         let config = to_json(&guest.spec)?;
 
         let state = self.state_dir().await?;
@@ -56,6 +62,7 @@ impl Sandbox {
         let create = CreateContainerRequest {
             container_id: id.clone(),
             config,
+            process_namespace_of: guest.process_namespace_of.unwrap_or_default(),
             stdio: Some(streams.numbers()).into(),
             ..Default::default()
         };

@@ -36,7 +36,8 @@ pub use config::{
 pub use error::{ErrorKind, SandboxError};
 pub use mounts::enter_mount_namespace;
 pub use request::{
-    CreateContainer, CreateExec, ProcessExit, ProcessId, ProcessStreams, RootMount, SandboxOptions,
+    CreateContainer, CreateExec, PodPlace, ProcessExit, ProcessId, ProcessStreams, RootMount,
+    SandboxOptions,
 };
 pub use sandbox::{Sandbox, clean_up};
 pub use sizing::{ContainerLimits, VmSize};

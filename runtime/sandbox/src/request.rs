@@ -37,6 +37,35 @@ pub struct ProcessId {
     pub exec: String,
 }
 
+/// A container's place in a Kubernetes pod.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum PodPlace {
+    /// It is in none; what shares a machine is a group of equals.
+    #[default]
+    Outside,
+    /// It holds the pod: what it has for itself is the pod's.
+    Sandbox {
+        /// Its id.
+        pod: String,
+    },
+    /// It is one of the pod's containers.
+    Member {
+        /// The id of the container that holds the pod.
+        pod: String,
+    },
+}
+
+impl PodPlace {
+    /// The id of the container that holds the pod, if there is a pod.
+    #[must_use]
+    pub fn pod(&self) -> Option<&str> {
+        match self {
+            Self::Outside => None,
+            Self::Sandbox { pod } | Self::Member { pod } => Some(pod),
+        }
+    }
+}
+
 /// A container to create.
 #[derive(Debug)]
 pub struct CreateContainer {
@@ -49,6 +78,8 @@ pub struct CreateContainer {
     pub rootfs: Vec<RootMount>,
     /// The OCI configuration as containerd wrote it.
     pub spec: Spec,
+    /// Its place in a Kubernetes pod.
+    pub place: PodPlace,
     /// Whether the process gets a terminal; standard error is then part of standard output.
     pub terminal: bool,
     /// Whether standard input is wanted; `/dev/null` otherwise.

@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 
 use caisson_protocol::SHARED_PATH;
 use oci_spec::runtime::{
-    Hooks, Linux, LinuxDevice, LinuxDeviceType, LinuxResources, Mount, Process, Root, Spec,
+    Hooks, Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Mount, Process,
+    Root, Spec,
 };
 
-use crate::{ErrorKind, SandboxError};
+use crate::mounts::tmpfs_size;
+use crate::{ErrorKind, PodPlace, SandboxError};
 
 /// Character devices that a guest kernel has too, with the same numbers
 /// (Documentation/admin-guide/devices.txt).
@@ -33,6 +35,13 @@ const STANDARD_DEVICES: &[(i64, i64)] = &[
 /// The type of mount by which containerd's nerdbox hands a socket of the host to a virtual machine.
 /// The guest's kernel would call it an unknown file system.
 const HOST_SOCKET: &str = "uds";
+
+/// What stands for the path of a namespace of the host in the guest, where any path means that the
+/// namespace is the pod's.
+const OF_THE_POD: &str = "/proc/1/ns";
+
+/// Where the guest has the shared memory of its pod, and every container its own or that.
+const SHARED_MEMORY: &str = "/dev/shm";
 
 /// A bind mount of the configuration, to be prepared on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +68,8 @@ pub(crate) struct GuestSpec {
     pub(crate) binds: Vec<BindMount>,
     /// Where the root file system is on the host, if Create brings no mounts for it.
     pub(crate) host_root: PathBuf,
+    /// The container whose process namespace this one is to share, if not its own.
+    pub(crate) process_namespace_of: Option<String>,
 }
 
 /// Rewrites `spec` for container `id`, whose bundle is at `bundle`.
@@ -70,6 +81,7 @@ pub(crate) fn for_guest(
     mut spec: Spec,
     id: &str,
     bundle: &Path,
+    place: &PodPlace,
     terminal: bool,
 ) -> Result<GuestSpec, SandboxError> {
     check_process(spec.process().as_ref())?;
@@ -86,6 +98,9 @@ pub(crate) fn for_guest(
 
     let mut binds = Vec::new();
     for mount in spec.mounts_mut().iter_mut().flatten() {
+        if share_memory(mount, place) {
+            continue;
+        }
         if let Some(bind) = bind_mount(mount, bundle)? {
             let place = container.join("mounts").join(binds.len().to_string());
             mount.set_source(Some(place));
@@ -99,13 +114,16 @@ pub(crate) fn for_guest(
     }
     let of_guest = spec.hooks().as_ref().and_then(hooks_of_guest);
     spec.set_hooks(of_guest);
+    let mut process_namespace_of = None;
     if let Some(linux) = spec.linux_mut() {
+        process_namespace_of = rewrite_namespaces(linux, place);
         rewrite_linux(linux, id);
     }
     Ok(GuestSpec {
         spec,
         binds,
         host_root,
+        process_namespace_of,
     })
 }
 
@@ -198,24 +216,69 @@ fn bind_mount(mount: &Mount, bundle: &Path) -> Result<Option<BindMount>, Sandbox
     }))
 }
 
-fn rewrite_linux(linux: &mut Linux, id: &str) {
-    for namespace in linux.namespaces_mut().iter_mut().flatten() {
-        namespace.set_path(None);
+/// The shared memory of a Kubernetes pod is a file system that CRI makes on the host, in the pod's
+/// own directory, and binds into every container. In a virtual machine it is one of the guest:
+/// memory that two containers map must not be that of a file server. A volume that is mounted at
+/// the same place is not meant; its directory is not the pod's.
+fn share_memory(mount: &mut Mount, place: &PodPlace) -> bool {
+    let Some((pod, source)) = place.pod().zip(mount.source().clone()) else {
+        return false;
+    };
+    let of_pod = source.ends_with("shm") && source.components().any(|part| part.as_os_str() == pod);
+    if mount.destination() != Path::new(SHARED_MEMORY) || !of_pod {
+        return false;
     }
+    let mut options = mount.options().clone().unwrap_or_default();
+    if let Some(size) = tmpfs_size(&source) {
+        options.push(format!("size={size}"));
+    }
+    mount
+        .set_source(Some(PathBuf::from(SHARED_MEMORY)))
+        .set_options(Some(options));
+    true
+}
+
+/// Namespaces that are joined are those of the pod, and so are those of the container that holds
+/// it. Answers with the container whose processes are to be shared.
+fn rewrite_namespaces(linux: &mut Linux, place: &PodPlace) -> Option<String> {
+    use LinuxNamespaceType as Type;
+    let mut process_namespace_of = None;
+    for namespace in linux.namespaces_mut().iter_mut().flatten() {
+        let joined = namespace
+            .path()
+            .as_ref()
+            .is_some_and(|path| !path.as_os_str().is_empty());
+        let of_the_pod = match (namespace.typ(), place) {
+            (Type::Network | Type::Ipc | Type::Uts, PodPlace::Sandbox { .. }) => true,
+            (Type::Network | Type::Ipc | Type::Uts, PodPlace::Member { .. }) => joined,
+            (Type::Pid, PodPlace::Member { pod }) if joined => {
+                process_namespace_of = Some(pod.clone());
+                false
+            }
+            _ => false,
+        };
+        namespace.set_path(of_the_pod.then(|| PathBuf::from(OF_THE_POD)));
+    }
+    process_namespace_of
+}
+
+fn rewrite_linux(linux: &mut Linux, id: &str) {
     linux.set_mount_label(None);
     linux.set_intel_rdt(None);
     linux.set_memory_policy(None);
     linux.set_net_devices(None);
     linux.set_cgroups_path(Some(Path::new("/").join(id)));
     if let Some(devices) = linux.devices_mut() {
-        devices.retain(|device| {
-            let standard = is_standard(device);
-            if !standard {
-                let path = device.path().display();
-                tracing::warn!("container {id}: device {path} of the host is not passed on");
-            }
-            standard
-        });
+        let (kept, dropped): (Vec<_>, Vec<_>) = devices.drain(..).partition(is_standard);
+        *devices = kept;
+        if let Some(first) = dropped.first() {
+            // A privileged container names every device there is.
+            tracing::warn!(
+                "container {id}: {} devices of the host, {} first, are not passed on",
+                dropped.len(),
+                first.path().display()
+            );
+        }
     }
     if let Some(resources) = linux.resources_mut() {
         resources_for_guest(resources);

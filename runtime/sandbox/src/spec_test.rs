@@ -4,10 +4,14 @@ use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
 use super::{BindMount, GuestSpec, for_guest, process_for_guest};
-use crate::{ErrorKind, SandboxError};
+use crate::{ErrorKind, PodPlace, SandboxError};
 
 /// Merges `patch` into a small complete configuration.
 fn rewritten(patch: &Value) -> Result<GuestSpec, SandboxError> {
+    rewritten_in(patch, &PodPlace::Outside)
+}
+
+fn rewritten_in(patch: &Value, place: &PodPlace) -> Result<GuestSpec, SandboxError> {
     let mut spec = json!({
         "ociVersion": "1.1.0",
         "root": {"path": "rootfs"},
@@ -17,7 +21,7 @@ fn rewritten(patch: &Value) -> Result<GuestSpec, SandboxError> {
         spec[key] = value.clone();
     }
     let spec: Spec = serde_json::from_value(spec).unwrap();
-    for_guest(spec, "web", Path::new("/bundle"), false)
+    for_guest(spec, "web", Path::new("/bundle"), place, false)
 }
 
 fn as_json(guest: &GuestSpec) -> Value {
@@ -228,4 +232,69 @@ fn an_exec_loses_its_labels_and_needs_a_program() {
     assert_eq!(guest.get("selinuxLabel"), None);
     assert_eq!(guest["terminal"], true);
     process_for_guest(process(json!([]))).unwrap_err();
+}
+
+#[test]
+fn namespaces_that_are_joined_are_those_of_the_pod() {
+    let joined = |name: &str| json!({"type": name, "path": format!("/proc/7/ns/{name}")});
+    let pod = json!({"linux": {"namespaces": [
+        {"type": "pid"}, joined("network"), {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
+    ]}});
+    let member = json!({"linux": {"namespaces": [
+        {"type": "pid"}, joined("network"), joined("ipc"), joined("uts"), {"type": "mount"},
+    ]}});
+    let sandbox = PodPlace::Sandbox { pod: "p".into() };
+    let place = PodPlace::Member { pod: "p".into() };
+    for (config, place, shared) in [
+        (&pod, &sandbox, vec!["network", "ipc", "uts"]),
+        (&member, &place, vec!["network", "ipc", "uts"]),
+        (&member, &PodPlace::Outside, vec![]),
+    ] {
+        let guest = rewritten_in(config, place).unwrap();
+        let json = as_json(&guest);
+        let namespaces = json["linux"]["namespaces"].as_array().unwrap();
+        let paths: Vec<_> = namespaces
+            .iter()
+            .filter(|namespace| !namespace["path"].is_null())
+            .map(|namespace| namespace["type"].as_str().unwrap())
+            .collect();
+        assert_eq!(paths, shared, "{place:?}");
+        assert_eq!(guest.process_namespace_of, None);
+        assert!(!json.to_string().contains("/proc/7"), "{json}");
+    }
+}
+
+#[test]
+fn a_process_namespace_that_is_joined_is_that_of_the_pods_own_container() {
+    let config = json!({"linux": {"namespaces": [{"type": "pid", "path": "/proc/7/ns/pid"}]}});
+    let member = PodPlace::Member { pod: "p".into() };
+    let guest = rewritten_in(&config, &member).unwrap();
+    assert_eq!(guest.process_namespace_of.as_deref(), Some("p"));
+    assert_eq!(
+        as_json(&guest)["linux"]["namespaces"],
+        json!([{"type": "pid"}])
+    );
+    let outside = rewritten(&config).unwrap();
+    assert_eq!(outside.process_namespace_of, None);
+}
+
+#[test]
+fn the_shared_memory_of_a_pod_is_the_guests() {
+    let at = |source: &str| {
+        json!({"mounts": [{"destination": "/dev/shm", "type": "bind", "source": source,
+            "options": ["rbind", "rw"]}]})
+    };
+    let member = PodPlace::Member { pod: "p".into() };
+    let pods = at("/run/containerd/io.containerd.grpc.v1.cri/sandboxes/p/shm");
+    let guest = rewritten_in(&pods, &member).unwrap();
+    assert!(guest.binds.is_empty());
+    // No such place here, so there is no size to take over.
+    let mount = json!({"destination": "/dev/shm", "type": "bind", "source": "/dev/shm",
+        "options": ["rbind", "rw"]});
+    assert_eq!(as_json(&guest)["mounts"], json!([mount]));
+
+    let volume = at("/var/lib/kubelet/pods/u/volumes/kubernetes.io~empty-dir/shm");
+    for (config, place) in [(&volume, &member), (&pods, &PodPlace::Outside)] {
+        assert_eq!(rewritten_in(config, place).unwrap().binds.len(), 1);
+    }
 }

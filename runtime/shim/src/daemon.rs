@@ -174,6 +174,7 @@ async fn run(
     socket::remove(&path)?;
     server.stop().await;
     pod.publisher().flush(LAST_EVENTS).await;
+    pod.leave_cgroup();
     tracing::info!(id = args.id, "the shim ends");
     Ok(())
 }

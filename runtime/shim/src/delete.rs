@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use caisson_sandbox::PodPlace;
 use containerd_shim_protos::api;
 use containerd_shim_protos::shim_async::TaskClient;
 use protobuf::{Message, MessageField};
@@ -22,6 +23,7 @@ use crate::daemon::state_dir;
 use crate::event::timestamp;
 use crate::group::{Group, Role};
 use crate::hooks;
+use crate::host_cgroup::{self, GroupPath};
 use crate::liveness::{self, Liveness};
 use crate::process::{Exit, KILLED};
 use crate::socket;
@@ -79,6 +81,7 @@ fn clean_up(args: &Args, bundle: &Bundle, state: &Path, hooks_end: Instant) -> (
             Err(error) => eprintln!("cannot remove {}: {error}", state.display()),
         }
         complain(remove_socket(args, bundle));
+        complain(remove_cgroup(args, bundle));
     }
     // The shim of a pod that lives runs the hooks of its containers itself.
     if !pod_lives {
@@ -145,6 +148,22 @@ fn remove_socket(args: &Args, bundle: &Bundle) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes the control group that the shim of a pod had entered.
+fn remove_cgroup(args: &Args, bundle: &Bundle) -> io::Result<()> {
+    let Ok(spec) = bundle.spec() else {
+        return Ok(());
+    };
+    let place = Group::of_spec(&args.id, &spec).map(|group| group.place);
+    let path = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.cgroups_path().as_ref());
+    match (place, path.map(|path| GroupPath::parse(path))) {
+        (Ok(PodPlace::Sandbox { .. }), Some(Ok(path))) => host_cgroup::remove(&path),
+        _ => Ok(()),
+    }
 }
 
 /// Whether the shim that was started for this container has deleted it in order and lives on for

@@ -2,6 +2,9 @@
 
 use std::collections::HashMap;
 
+use caisson_sandbox::PodPlace;
+use oci_spec::runtime::Spec;
+
 use crate::args::is_identifier;
 
 /// The group that containerd's own shim knows; no Kubernetes needed.
@@ -33,6 +36,8 @@ pub(crate) struct Group {
     pub(crate) key: String,
     /// The container's place in it.
     pub(crate) role: Role,
+    /// Its place in a Kubernetes pod.
+    pub(crate) place: PodPlace,
 }
 
 /// A group key that cannot be part of a socket's name.
@@ -69,17 +74,31 @@ impl Group {
                 break;
             }
         }
-        let is_container = CONTAINER_TYPES.into_iter().any(|annotation| {
-            annotations
-                .get(annotation)
-                .is_some_and(|v| v == "container")
-        });
-        let role = if is_container && key != id {
-            Role::Member
-        } else {
-            Role::Owner
+        let is = |kind: &str| {
+            CONTAINER_TYPES
+                .into_iter()
+                .any(|annotation| annotations.get(annotation).is_some_and(|v| v == kind))
         };
-        Ok(Self { key, role })
+        let pod = key.clone();
+        let (role, place) = if is("container") && key != id {
+            (Role::Member, PodPlace::Member { pod })
+        } else if is("sandbox") && key == id {
+            (Role::Owner, PodPlace::Sandbox { pod })
+        } else {
+            (Role::Owner, PodPlace::Outside)
+        };
+        Ok(Self { key, role, place })
+    }
+
+    /// The group of a container with an OCI configuration.
+    ///
+    /// # Errors
+    /// See [`GroupError`].
+    pub(crate) fn of_spec(id: &str, spec: &Spec) -> Result<Self, GroupError> {
+        match spec.annotations() {
+            Some(annotations) => Self::of(id, annotations),
+            None => Self::of(id, &HashMap::new()),
+        }
     }
 }
 

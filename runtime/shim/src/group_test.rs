@@ -1,5 +1,7 @@
 use std::collections::HashMap;
 
+use caisson_sandbox::PodPlace;
+
 use super::{Group, Role};
 
 fn group(annotations: &[(&str, &str)]) -> Group {
@@ -23,6 +25,7 @@ fn a_pods_sandbox_owns_the_group() {
         ("io.kubernetes.cri.container-type", "sandbox"),
     ]);
     assert_eq!((sandbox.key.as_str(), sandbox.role), ("c1", Role::Owner));
+    assert_eq!(sandbox.place, PodPlace::Sandbox { pod: "c1".into() });
 }
 
 #[test]
@@ -40,6 +43,7 @@ fn a_pods_container_is_a_member_under_containerd_and_cri_o() {
     for [id, kind] in pairs {
         let member = group(&[(id, "pod"), (kind, "container")]);
         assert_eq!((member.key.as_str(), member.role), ("pod", Role::Member));
+        assert_eq!(member.place, PodPlace::Member { pod: "pod".into() });
     }
 }
 
@@ -50,6 +54,7 @@ fn the_explicit_group_wins_and_has_no_roles() {
         ("io.kubernetes.cri.sandbox-id", "pod"),
     ]);
     assert_eq!((grouped.key.as_str(), grouped.role), ("g", Role::Owner));
+    assert_eq!(grouped.place, PodPlace::Outside);
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod fake_containerd;
 mod fake_vm;
 mod group;
 mod hooks;
+mod host_cgroup;
 mod info;
 mod inherited;
 mod liveness;

@@ -3,6 +3,7 @@
 mod change;
 mod create;
 mod end;
+mod host_namespaces;
 mod run;
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use crate::container::Container;
 use crate::error::TaskError;
 use crate::fail_point::FailPoints;
 use crate::hooks::HostMounts;
+use crate::host_cgroup::HostCgroup;
 use crate::phases::Phases;
 use crate::process::{Exit, Process, ProcessKey, State};
 use crate::publisher::Publisher;
@@ -50,6 +52,8 @@ pub(crate) struct Pod {
     host_mounts: OnceLock<HostMounts>,
     fail_points: FailPoints,
     vm: OnceCell<Arc<dyn Vm>>,
+    /// The control group that this process has entered for the pod.
+    cgroup: Mutex<Option<HostCgroup>>,
     /// The highest OOM score that a container brought, which is the machine's.
     oom_score: Mutex<Option<i32>>,
     /// Why the virtual machine is gone, once it is.
@@ -97,6 +101,7 @@ impl Pod {
             host_mounts: OnceLock::new(),
             fail_points: FailPoints::default(),
             vm: OnceCell::new(),
+            cgroup: Mutex::default(),
             oom_score: Mutex::default(),
             end: watch::Sender::new(None),
             containers: Mutex::default(),

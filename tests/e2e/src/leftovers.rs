@@ -11,12 +11,20 @@ use std::time::{Duration, Instant};
 /// namespaces apart; in emulation that takes seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Directories that containerd makes for itself at its first container and keeps.
-const CONTAINERDS_OWN: [&str; 4] = [
+/// What containerd and its network plug-ins make for themselves at their first container or pod and
+/// keep.
+const CONTAINERDS_OWN: [&str; 11] = [
     "/run/containerd/fifo",
     "/run/containerd/s",
     "/run/containerd/io.containerd.runtime.v2.task",
     "/run/containerd/io.containerd.runtime.v2.task/default",
+    "/run/containerd/io.containerd.runtime.v2.task/k8s.io",
+    "/run/containerd/io.containerd.grpc.v1.cri",
+    "/run/containerd/io.containerd.grpc.v1.cri/containers",
+    "/run/containerd/io.containerd.grpc.v1.cri/sandboxes",
+    "/run/netns",
+    "/run/xtables.lock",
+    "/sys/class/net/cni0",
 ];
 
 /// Where containerd opens files for the sake of one container.
@@ -141,17 +149,20 @@ fn sockets(things: &mut BTreeSet<String>) {
 
 fn children(kind: &str, directory: &Path, things: &mut BTreeSet<String>) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        things.insert(format!("{kind} {}", entry.path().display()));
+        if !is_containerds_own(&entry.path()) {
+            things.insert(format!("{kind} {}", entry.path().display()));
+        }
     }
+}
+
+fn is_containerds_own(path: &Path) -> bool {
+    CONTAINERDS_OWN.iter().any(|own| path == Path::new(own))
 }
 
 fn tree(kind: &str, directory: &Path, only_directories: bool, things: &mut BTreeSet<String>) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let containerds = CONTAINERDS_OWN
-            .iter()
-            .any(|own| entry.path() == Path::new(own));
-        if (is_directory || !only_directories) && !containerds {
+        if (is_directory || !only_directories) && !is_containerds_own(&entry.path()) {
             things.insert(format!("{kind} {}", entry.path().display()));
         }
         if is_directory {

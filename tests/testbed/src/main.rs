@@ -2,6 +2,7 @@
 //! testbed and measure run.
 
 mod conformance;
+mod crictl;
 mod demo;
 mod fuzz;
 mod measure;

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use caisson_protocol::{SHARED_PATH, SHARED_TAG};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_move, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_move, mount_remount, unmount};
 
 /// A file system to mount.
 struct FileSystem {
@@ -179,6 +179,15 @@ pub fn mount_shared() -> io::Result<()> {
         MountFlags::NODEV,
         None,
     )?)
+}
+
+/// Says how many bytes the shared memory of the pod may hold.
+///
+/// # Errors
+/// What the kernel answers, for example when it already holds more.
+pub fn limit_shared_memory(size: u64) -> io::Result<()> {
+    let data = std::ffi::CString::new(format!("size={size}"))?;
+    Ok(mount_remount("/dev/shm", NO_PROGRAMS, data.as_c_str())?)
 }
 
 /// Unmounts that directory, so that the host's file server sees an orderly end.

@@ -1,7 +1,7 @@
 //! Which devices a container may use: the rules of the OCI specification (config-linux.md, "Allowed
 //! Device list") as a BPF program that the kernel asks at every open and mknod in the cgroup.
 
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 
 use super::Cgroup;
 use crate::error::{AgentError, Doing};
@@ -56,6 +56,15 @@ const ALWAYS: [Rule; 10] = [
     allowed(CHAR, Some(5), Some(2), ALL),
     allowed(CHAR, Some(136), None, ALL),
 ];
+
+/// Whether these resources let a container use every device, as those of a privileged one do. Not
+/// so without rules, which is how most containers are written that need none.
+#[must_use]
+pub fn all_allowed(resources: Option<&LinuxResources>) -> bool {
+    let rules = resources.and_then(|resources| resources.devices().as_deref());
+    let rules = rules.unwrap_or_default();
+    !rules.is_empty() && parse(rules).is_ok_and(|rules| allows_everything(&rules))
+}
 
 impl Cgroup {
     /// Makes the kernel keep the rules about devices. Without rules there is nothing to keep.

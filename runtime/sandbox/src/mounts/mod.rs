@@ -25,8 +25,10 @@ pub(crate) mod private_mounts;
 mod remove_tree;
 mod rootfs;
 mod state_dir;
+mod tmpfs;
 mod tree;
 
 pub(crate) use container_dir::ContainerDir;
 pub(crate) use state_dir::StateDir;
+pub(crate) use tmpfs::tmpfs_size;
 pub use tree::enter_mount_namespace;

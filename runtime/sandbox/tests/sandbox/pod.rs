@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use caisson_sandbox::{
-    Config, CreateContainer, RootMount, SandboxOptions, VmSize, enter_mount_namespace,
+    Config, CreateContainer, PodPlace, RootMount, SandboxOptions, VmSize, enter_mount_namespace,
 };
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -115,6 +115,7 @@ impl Pod {
                 "process": {"cwd": "/", "args": [program], "user": {"uid": 0, "gid": 0}},
             }))
             .unwrap(),
+            place: PodPlace::Outside,
             terminal: false,
             stdin: true,
             stdout: true,

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use caisson_sandbox::{
-    Config, ContainerLimits, CreateContainer, ErrorKind, ProcessStreams, RootMount, SandboxError,
-    SandboxOptions, VmEndKind, VmSize,
+    Config, ContainerLimits, CreateContainer, ErrorKind, PodPlace, ProcessStreams, RootMount,
+    SandboxError, SandboxOptions, VmEndKind, VmSize,
 };
 use containerd_shim_protos::types::mount::Mount;
 use oci_spec::runtime::{LinuxNamespaceType, Process as ProcessSpec, Spec};
 use tokio::sync::oneshot;
 
-use super::{Pod, Slot};
+use super::{Pod, Slot, host_namespaces};
 use crate::args::is_identifier;
 use crate::bundle::Bundle;
 use crate::container::Container;
@@ -20,6 +20,7 @@ use crate::event::TaskEvent;
 use crate::fail_point::Point;
 use crate::group::{Group, Role};
 use crate::hooks::Hooks;
+use crate::host_cgroup::{GroupPath, HostCgroup};
 use crate::options::Options;
 use crate::process::{Process, ProcessKey};
 use crate::stdio::{Stdio, StdioPaths};
@@ -118,11 +119,13 @@ impl Pod {
         let mounts = self.host_mounts.get().cloned();
         let hooks = Hooks::of(&request.id, &bundle, &spec, mounts)
             .map_err(|error| TaskError::Invalid(error.to_string()))?;
-        check_network(&spec)?;
+        let group = Group::of_spec(&request.id, &spec)
+            .map_err(|error| TaskError::Invalid(error.to_string()))?;
+        host_namespaces::check(&spec, &group.place)?;
         // Both take time and neither needs the other. Neither may be dropped half way.
         let (stdio, vm) = tokio::join!(
             Stdio::open(&request.stdio, &self.options.namespace, &request.id),
-            self.vm_for(&request.id, &spec, &config),
+            self.vm_for(&request.id, &group, &spec, &config),
         );
         let (vm, stdio) = (
             vm?,
@@ -199,11 +202,14 @@ impl Pod {
         bundle: &Bundle,
         stdio: &Stdio,
     ) -> Result<ProcessStreams, TaskError> {
+        let group = Group::of_spec(&request.id, &spec)
+            .map_err(|error| TaskError::Invalid(error.to_string()))?;
         let create = CreateContainer {
             id: request.id.clone(),
             bundle: request.bundle.clone(),
             rootfs: request.rootfs.iter().map(root_mount).collect(),
             spec,
+            place: group.place,
             terminal: request.stdio.terminal,
             stdin: stdio.has_stdin(),
             stdout: stdio.has_stdout(),
@@ -249,18 +255,10 @@ impl Pod {
     async fn vm_for(
         self: &Arc<Self>,
         id: &str,
+        group: &Group,
         spec: &Spec,
         config: &Config,
     ) -> Result<Arc<dyn Vm>, TaskError> {
-        let annotations = spec.annotations().as_ref();
-        let group = match annotations {
-            Some(annotations) => Group::of(id, annotations),
-            None => Ok(Group {
-                key: id.to_owned(),
-                role: Role::Owner,
-            }),
-        }
-        .map_err(|error| TaskError::Invalid(error.to_string()))?;
         if group.role == Role::Member && !self.vm.initialized() {
             return Err(TaskError::Precondition(format!(
                 "the pod {:?} of container {id:?} has no virtual machine: create its sandbox \
@@ -270,12 +268,32 @@ impl Pod {
         }
         let vm = self
             .vm
-            .get_or_try_init(|| self.launch(spec, config))
+            .get_or_try_init(|| async {
+                if let PodPlace::Sandbox { .. } = group.place {
+                    self.enter_cgroup(spec)?;
+                }
+                self.launch(spec, config).await.map_err(TaskError::from)
+            })
             .await?;
         if let Some(end) = &*self.end.borrow() {
             return Err(vm::gone(end).into());
         }
         Ok(Arc::clone(vm))
+    }
+
+    /// Moves this process into the pod's control group, before there are others to move.
+    fn enter_cgroup(&self, spec: &Spec) -> Result<(), TaskError> {
+        let path = spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.cgroups_path().clone());
+        let Some(path) = path else { return Ok(()) };
+        let path =
+            GroupPath::parse(&path).map_err(|error| TaskError::Invalid(error.to_string()))?;
+        let entered =
+            HostCgroup::enter(&path).map_err(|error| TaskError::Precondition(error.to_string()))?;
+        *self.cgroup.lock().unwrap_or_else(PoisonError::into_inner) = Some(entered);
+        Ok(())
     }
 
     async fn launch(
@@ -386,26 +404,4 @@ fn network_namespace(spec: &Spec) -> Option<PathBuf> {
         .path()
         .clone()
         .filter(|path| !path.as_os_str().is_empty())
-}
-
-/// Refuses a container that is to use the host's network: one that is kept apart from the host, but
-/// not there. A configuration with nothing but a mount namespace asks for no network in particular.
-fn check_network(spec: &Spec) -> Result<(), TaskError> {
-    use LinuxNamespaceType as Type;
-    let linux = spec.linux().as_ref();
-    let listed = linux.and_then(|linux| linux.namespaces().as_ref());
-    let has = |types: &[Type]| {
-        listed
-            .into_iter()
-            .flatten()
-            .any(|namespace| types.contains(&namespace.typ()))
-    };
-    if has(&[Type::Network]) || !has(&[Type::Pid, Type::Ipc, Type::Uts, Type::Cgroup]) {
-        return Ok(());
-    }
-    Err(TaskError::Invalid(
-        "the container is to use the host's network (config.json has no network namespace), which \
-         a virtual machine cannot: run it without host network"
-            .to_owned(),
-    ))
 }

@@ -1,6 +1,6 @@
 //! Signals, deleting, and the end of the pod.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use caisson_sandbox::ErrorKind;
 use tokio::time::timeout;
@@ -140,6 +140,18 @@ impl Pod {
             pid: process.pid,
             exit,
         });
+    }
+
+    /// Leaves the pod's control group, which nothing of the pod is in any more, and removes it.
+    pub(crate) fn leave_cgroup(&self) {
+        let entered = self
+            .cgroup
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(entered) = entered {
+            entered.leave();
+        }
     }
 
     /// Ends the virtual machine and the shim when no container is left, or at once with `now`.

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod changes;
+mod cri;
 mod exec;
 mod exit_codes;
 mod failures;

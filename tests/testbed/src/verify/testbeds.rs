@@ -18,16 +18,21 @@ use crate::testbed_command::again;
 /// Versions of containerd, and what is tested there, as a program of the shared directory and which
 /// of its tests: all with the one that most people have, the smoke tests with the others. The
 /// longest first.
-const OURS: [(&str, &str, &[&str]); 5] = [
+const OURS: [(&str, &str, &[&str]); 6] = [
     (
         "containerd 1.7",
         "1.7",
-        &["/share/e2e", "--skip", "faults::"],
+        &["/share/e2e", "--skip", "faults::", "--skip", "cri::"],
     ),
+    ("pods", "1.7", &["/share/e2e", "cri::"]),
     ("faults", "1.7", &["/share/e2e", "faults::"]),
     ("VMM alone", "1.7", &["/share/machine"]),
     ("containerd 1.6", "1.6", &["/share/e2e", "smoke::"]),
-    ("containerd 2", "2", &["/share/e2e", "smoke::"]),
+    (
+        "containerd 2",
+        "2",
+        &["/share/e2e", "smoke::", "cri::life::"],
+    ),
 ];
 
 /// One machine and what is tested in it.

@@ -1,0 +1,42 @@
+use caisson_sandbox::PodPlace;
+use serde_json::json;
+
+use super::check;
+
+fn refused(namespaces: &[&str], place: &PodPlace) -> Option<String> {
+    let namespaces: Vec<_> = namespaces
+        .iter()
+        .map(|name| json!({"type": name}))
+        .collect();
+    let spec = json!({"ociVersion": "1.1.0", "linux": {"namespaces": namespaces}});
+    let spec = serde_json::from_value(spec).unwrap();
+    check(&spec, place).err().map(|error| error.to_string())
+}
+
+#[test]
+fn namespaces_of_the_host_are_refused_with_the_field_to_change() {
+    let pod = PodPlace::Sandbox { pod: "p".into() };
+    for (namespaces, field) in [
+        (["mount", "pid", "ipc", "cgroup"], "hostNetwork"),
+        (["mount", "network", "ipc", "uts"], "hostPID"),
+        (["mount", "network", "pid", "uts"], "hostIPC"),
+    ] {
+        let message = refused(&namespaces, &pod).unwrap();
+        assert!(message.contains(field), "{message}");
+        assert!(message.contains("a virtual machine cannot"), "{message}");
+    }
+    assert_eq!(refused(&["mount", "network", "pid", "ipc"], &pod), None);
+}
+
+#[test]
+fn outside_of_pods_what_is_left_out_is_not_asked_for() {
+    let outside = PodPlace::Outside;
+    for namespaces in [&[][..], &["mount"], &["mount", "network"]] {
+        assert_eq!(refused(namespaces, &outside), None);
+    }
+    assert!(
+        refused(&["mount", "pid"], &outside)
+            .unwrap()
+            .contains("hostNetwork")
+    );
+}

@@ -1,0 +1,180 @@
+//! A pod sandbox.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::{Cri, CriContainer, merge};
+use crate::Finished;
+
+/// The runtime handler under test, as containerd's configuration names it.
+const HANDLER: &str = "caisson";
+
+/// A pod to run: the PodSandboxConfig of CRI.
+#[derive(Debug, Clone)]
+pub struct PodConfig {
+    name: String,
+    value: Value,
+}
+
+impl PodConfig {
+    /// A pod with the namespaces that Kubernetes gives one by default: those of network and IPC
+    /// for the pod, that of processes for each container.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        let value = json!({
+            "metadata": {"name": name, "uid": name, "namespace": "default", "attempt": 0},
+            "hostname": name,
+            "linux": {"security_context": {"namespace_options": namespaces(1)}},
+        });
+        Self {
+            name: name.to_owned(),
+            value,
+        }
+    }
+
+    /// With all containers in one process namespace (`shareProcessNamespace`).
+    #[must_use]
+    pub fn with_shared_processes(self) -> Self {
+        self.with(json!({"linux": {"security_context": {"namespace_options": namespaces(0)}}}))
+    }
+
+    /// With more of the configuration.
+    #[must_use]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "it is a literal where it is used"
+    )]
+    pub fn with(mut self, more: Value) -> Self {
+        merge(&mut self.value, &more);
+        self
+    }
+}
+
+/// POD is 0, CONTAINER is 1 (NamespaceMode of CRI).
+fn namespaces(processes: u32) -> Value {
+    json!({"network": 0, "pid": processes, "ipc": 0})
+}
+
+/// A running pod sandbox; stopped and removed with all its containers when it goes out of scope.
+#[derive(Debug)]
+pub struct PodSandbox {
+    pub(super) cri: Cri,
+    /// Its id.
+    pub id: String,
+    pub(super) config: String,
+    pub(super) shares_processes: bool,
+    logs: PathBuf,
+}
+
+impl PodSandbox {
+    /// RunPodSandbox with the runtime handler under test.
+    ///
+    /// # Panics
+    /// Panics when the pod does not run.
+    #[must_use]
+    #[track_caller]
+    pub fn run(cri: &Cri, config: &PodConfig) -> Self {
+        let (file, logs, value) = Self::written(cri, config);
+        let id = cri.call(&["runp", "--runtime", HANDLER, &file]).ok().text();
+        let pid = "/linux/security_context/namespace_options/pid";
+        Self {
+            cri: cri.clone(),
+            id,
+            config: file,
+            shares_processes: value.pointer(pid) == Some(&json!(0)),
+            logs,
+        }
+    }
+
+    /// RunPodSandbox where it is to fail: what it says.
+    ///
+    /// # Panics
+    /// Panics when the pod runs.
+    #[must_use]
+    #[track_caller]
+    pub fn refused(cri: &Cri, config: &PodConfig) -> String {
+        let (file, ..) = Self::written(cri, config);
+        cri.call(&["runp", "--runtime", HANDLER, &file]).failure()
+    }
+
+    fn written(cri: &Cri, config: &PodConfig) -> (String, PathBuf, Value) {
+        let logs = cri.folder.path().join(format!("{}-logs", config.name));
+        fs::create_dir_all(&logs).expect("there is room for logs");
+        let mut value = config.value.clone();
+        merge(&mut value, &json!({"log_directory": logs}));
+        let file = cri.file(&format!("{}.json", config.name), &value);
+        (file, logs, value)
+    }
+
+    /// Creates and starts a container that runs ARGS in the busybox image.
+    ///
+    /// # Panics
+    /// Panics when it does not start.
+    #[must_use]
+    #[track_caller]
+    pub fn start(&self, name: &str, args: &[&str]) -> CriContainer {
+        self.start_with(name, args, json!({}))
+    }
+
+    /// Like [`PodSandbox::start`], with more of the ContainerConfig of CRI.
+    ///
+    /// # Panics
+    /// Panics when it does not start.
+    #[must_use]
+    #[track_caller]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "it is a literal where it is used"
+    )]
+    pub fn start_with(&self, name: &str, args: &[&str], more: Value) -> CriContainer {
+        let container = CriContainer::create(self, name, args, &more);
+        let _ = self.cri.call(&["start", &container.id]).ok();
+        container
+    }
+
+    /// Where a container of this name writes its log.
+    pub(super) fn log(&self, file: &str) -> PathBuf {
+        self.logs.join(file)
+    }
+
+    /// The process of the host that stands for the pod.
+    ///
+    /// # Panics
+    /// Panics when the pod is not known.
+    #[must_use]
+    #[track_caller]
+    pub fn host_pid(&self) -> i32 {
+        let answer = self.cri.json(&["inspectp", "-o", "json", &self.id]);
+        let pid = answer.pointer("/info/pid").and_then(Value::as_i64);
+        let pid = pid.and_then(|pid| i32::try_from(pid).ok());
+        pid.unwrap_or_else(|| panic!("no pid in {answer}"))
+    }
+
+    /// What PodSandboxStats says.
+    ///
+    /// # Panics
+    /// Panics when it fails.
+    #[must_use]
+    #[track_caller]
+    pub fn stats(&self) -> Value {
+        self.cri.json(&["statsp", "-o", "json", "--id", &self.id])
+    }
+
+    /// StopPodSandbox.
+    #[must_use]
+    pub fn stop(&self) -> Finished {
+        self.cri.call(&["stopp", &self.id])
+    }
+}
+
+impl Drop for PodSandbox {
+    fn drop(&mut self) {
+        let _ = self.cri.call(&["stopp", &self.id]);
+        let removed = self.cri.call(&["rmp", "--force", &self.id]);
+        if !std::thread::panicking() {
+            let _ = removed.ok();
+        }
+    }
+}
