@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use caisson_protocol::SHARED_PATH;
 use oci_spec::runtime::{
-    Hooks, Linux, LinuxDevice, LinuxDeviceType, LinuxResources, Mount, Process, Root, Spec,
+    Hooks, Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Mount, Process,
+    Root, Spec,
 };
 
 use crate::{ErrorKind, SandboxError};
@@ -199,8 +200,12 @@ fn bind_mount(mount: &Mount, bundle: &Path) -> Result<Option<BindMount>, Sandbox
 }
 
 fn rewrite_linux(linux: &mut Linux, id: &str) {
-    for namespace in linux.namespaces_mut().iter_mut().flatten() {
-        namespace.set_path(None);
+    if let Some(namespaces) = linux.namespaces_mut() {
+        // The network of the guest is that of the pod, and all its containers share it.
+        namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Network);
+        for namespace in namespaces {
+            namespace.set_path(None);
+        }
     }
     linux.set_mount_label(None);
     linux.set_intel_rdt(None);
