@@ -1,7 +1,7 @@
 //! Caisson's guest agent: PID 1 of the pod's virtual machine.
 //!
 //! It mounts what a Linux system needs, says hello to the host, and then does what the host asks
-//! over ttrpc ([`service`]): it makes containers ([`pod`], [`launch`]), moves their standard
+//! over ttrpc ([`service`]): it sets up the [`network`], makes containers ([`pod`], [`launch`]), moves their standard
 //! streams ([`streams`], [`stdio`]), and collects every process that ends ([`reaper`]).
 
 pub mod boot;
@@ -14,6 +14,7 @@ pub mod guest_devices;
 pub mod identifier;
 pub mod init;
 pub mod launch;
+pub mod network;
 pub mod pod;
 pub mod process;
 pub mod reaper;

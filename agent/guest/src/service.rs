@@ -15,6 +15,7 @@ use ttrpc::r#async::transport::Listener as TtrpcListener;
 use crate::cpus;
 use crate::error::AgentError;
 use crate::identifier;
+use crate::network;
 use crate::pod::Pod;
 use crate::process::Process;
 use crate::signal::MAX_SIGNAL;
@@ -276,6 +277,15 @@ impl agent_ttrpc::Agent for Service {
         request: agent::SetCpusRequest,
     ) -> ttrpc::Result<agent::Empty> {
         to_the_end(blocking(move || cpus::set_online(request.count))).await?;
+        Ok(agent::Empty::new())
+    }
+
+    async fn set_interfaces(
+        &self,
+        _: &TtrpcContext,
+        request: agent::SetInterfacesRequest,
+    ) -> ttrpc::Result<agent::Empty> {
+        to_the_end(blocking(move || network::set(&request.interfaces))).await?;
         Ok(agent::Empty::new())
     }
 

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::machine::{HostFiles, Machine};
 use crate::{
     Config, ErrorKind, SandboxError, SandboxOptions, connection, guest_memory, guest_text,
-    kernel_check,
+    kernel_check, network,
 };
 
 /// A start takes a tenth of a second on hardware and ten to thirty times as long in an emulated
@@ -61,7 +61,8 @@ fn command_line(config: &Config, options: &SandboxOptions) -> String {
         .to_owned()
 }
 
-/// Sends the machine to boot.
+/// Sends the machine to boot, with network interfaces; returns the slot of each, beside the number
+/// by which the host knows it. `files` are the file server's socket and the console.
 ///
 /// # Errors
 /// [`ErrorKind::FailedPrecondition`] for a kernel that cannot be booted or a KVM that cannot do
@@ -71,9 +72,9 @@ pub(crate) async fn boot(
     config: &Config,
     options: &SandboxOptions,
     host: HostFiles,
-    file_server: OwnedFd,
-    console: Option<OwnedFd>,
-) -> Result<(), SandboxError> {
+    (file_server, console): (OwnedFd, Option<OwnedFd>),
+    interfaces: Vec<network::Device>,
+) -> Result<Vec<(u32, u8)>, SandboxError> {
     let mut roles = vec![FileRole::Kvm, FileRole::Kernel, FileRole::Initrd];
     let mut files: Vec<OwnedFd> = vec![host.kvm.into(), host.kernel.into(), host.initrd.into()];
     let SandboxOptions { size, most, .. } = options;
@@ -87,9 +88,15 @@ pub(crate) async fn boot(
     }
     // The files of the devices come last.
     files.push(file_server);
-    let devices = vec![DeviceConfig::FileServer(FileServerConfig {
+    let mut devices = vec![DeviceConfig::FileServer(FileServerConfig {
         tag: SHARED_TAG.into(),
     })];
+    let mut numbers = Vec::new();
+    for interface in interfaces {
+        numbers.push(interface.index);
+        devices.push(DeviceConfig::Net(interface.config));
+        files.push(interface.tap);
+    }
     let request = Request::Boot(BootConfig {
         version: caisson_control::VERSION,
         vcpus: size.vcpus,
@@ -114,7 +121,9 @@ pub(crate) async fn boot(
             )
         })??;
     match reply {
-        Reply::Booted { .. } => Ok(()),
+        Reply::Booted { slots } if slots.len() == numbers.len() + 1 => {
+            Ok(numbers.into_iter().zip(slots.into_iter().skip(1)).collect())
+        }
         Reply::Refused { kind, message } => Err(refused(config, kind, &message)),
         reply => Err(connection::unexpected(machine, &reply).await),
     }

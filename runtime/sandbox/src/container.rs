@@ -125,12 +125,14 @@ impl Sandbox {
         }
     }
 
-    /// Runs a created process.
+    /// Runs a created process. The first time, the guest gets what has come into the pod's network
+    /// namespace since the start of the machine.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] or [`ErrorKind::FailedPrecondition`].
     pub async fn start_process(&self, process: &ProcessId) -> Result<(), SandboxError> {
         self.check_known(&process.container)?;
+        self.network.complete(&self.machine, &self.agent).await?;
         let request = process_request(process);
         self.agent
             .call("Start", LONG, async move |agent, context| {

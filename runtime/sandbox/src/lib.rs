@@ -23,6 +23,7 @@ mod limits;
 mod machine;
 mod mounts;
 mod netns;
+mod network;
 mod pod_process;
 mod request;
 mod sandbox;

@@ -49,6 +49,41 @@ impl NetworkNamespace {
             })?;
         Ok(Opening { path, result })
     }
+
+    /// Does something in the namespace, on a thread of its own.
+    ///
+    /// # Errors
+    /// When there can be no thread, or it panics.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let namespace = self.0.try_clone()?;
+        let (sender, result) = oneshot::channel();
+        thread::Builder::new().name("netns".into()).spawn(move || {
+            // Without a receiver nobody wants to know any more.
+            drop(sender.send(join(namespace.as_fd()).map(|()| work())));
+        })?;
+        result
+            .await
+            .unwrap_or_else(|_| Err(io::Error::other("the thread in it ended")))
+    }
+
+    /// Like [`NetworkNamespace::run`], but blocks.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn run_blocking<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        run_in(self.0.as_fd(), work)
+    }
+
+    /// Does something in the namespace at `path`, on a thread of its own, and blocks meanwhile.
+    ///
+    /// # Errors
+    /// When the namespace is not there, and as [`NetworkNamespace::run`].
+    pub(crate) fn in_path<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        run_in(File::open(path)?.as_fd(), work)
+    }
 }
 
 impl Opening {
@@ -88,16 +123,29 @@ impl AsFd for NetworkNamespace {
     }
 }
 
+fn run_in<T: Send>(
+    namespace: BorrowedFd<'_>,
+    work: impl FnOnce() -> T + Send,
+) -> io::Result<T> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("netns".into());
+        let running = thread.spawn_scoped(scope, || join(namespace).map(|()| work()))?;
+        running
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread in it panicked")))
+    })
+}
+
+/// Moves the calling thread into a network namespace.
+fn join(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    let kind = Some(LinkNameSpaceType::Network);
+    Ok(rustix::thread::move_into_link_name_space(namespace, kind)?)
+}
+
 /// Moves the calling thread into a network namespace and opens that.
 fn enter(path: Option<&Path>) -> io::Result<OwnedFd> {
     match path {
-        Some(path) => {
-            let namespace = File::open(path)?;
-            rustix::thread::move_into_link_name_space(
-                namespace.as_fd(),
-                Some(LinkNameSpaceType::Network),
-            )?;
-        }
+        Some(path) => join(File::open(path)?.as_fd())?,
         // SAFETY: only the network namespace becomes the thread's own; the table of descriptors
         // stays shared.
         None => unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?,

@@ -24,7 +24,7 @@ pub struct SandboxOptions {
     /// The most to which it can grow; see [`VmSize::most`].
     pub most: VmSize,
     /// Network namespace of the pod on the host, to be joined; without one, a new one is made. The
-    /// machine has no network interface in it yet.
+    /// guest gets the interfaces in it, and those that are there when its first container starts.
     pub netns: Option<PathBuf>,
 }
 

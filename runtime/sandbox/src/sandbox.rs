@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 use std::{fmt, io};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 
 use crate::agent::Agent;
 use crate::config::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
@@ -15,6 +15,7 @@ use crate::growth::Growth;
 use crate::machine::{self, HostFiles, Machine, MachineParts, Phases};
 use crate::mounts::{ContainerDir, StateDir};
 use crate::netns::NetworkNamespace;
+use crate::network::{self, Network};
 use crate::pod_process::PodProcess;
 use crate::{Config, ErrorKind, SandboxError, SandboxOptions, VmEnd, boot, guest_text, identifier};
 
@@ -33,9 +34,9 @@ pub struct Sandbox {
     kernel: String,
     phases: Arc<Phases>,
     pod_process: PodProcess,
-    /// The pod's network namespace on the host lives as long as the pod, whoever ends the process
-    /// in it.
-    _netns: NetworkNamespace,
+    /// With the pod's network namespace on the host, which lives as long as the pod, whoever ends
+    /// the process in it.
+    pub(crate) network: Network,
     /// `None` once it is removed. Locked while it is being removed.
     state: Mutex<Option<Arc<StateDir>>>,
 }
@@ -61,7 +62,8 @@ impl fmt::Debug for Sandbox {
 
 impl Sandbox {
     /// Starts `caisson-fs` and `caisson-vmm`, boots the guest and waits for its agent; meanwhile
-    /// opens or makes the pod's network namespace and starts `caisson-pod` in it. On any failure
+    /// makes the pod's network namespace and starts `caisson-pod` in it. A namespace that is there
+    /// already is entered before, and the guest gets the interfaces in it. On any failure
     /// everything is undone and the error carries the last lines of the console.
     ///
     /// Call it on a thread that lives as long as the sandbox: the kernel kills the VMM when the
@@ -71,7 +73,7 @@ impl Sandbox {
     /// [`ErrorKind::InvalidArgument`] for options out of range,
     /// [`ErrorKind::AlreadyExists`] if the state directory exists,
     /// [`ErrorKind::FailedPrecondition`] for what the machine lacks (a file, `/dev/kvm`, the network
-    /// namespace) or a guest that does not fit, [`ErrorKind::Unavailable`] when the guest did not come up.
+    /// namespace, a tap) or a guest that does not fit, [`ErrorKind::Unavailable`] when the guest did not come up.
     pub async fn start(
         config: &Config,
         options: SandboxOptions,
@@ -82,7 +84,7 @@ impl Sandbox {
         check(&options)?;
         let mut host = HostFiles::open(config, &format!("{}-{}", options.namespace, options.id))?;
         let state = Arc::new(StateDir::create(&options.state_dir)?);
-        let netns = NetworkNamespace::open(options.netns.clone())?;
+        let namespace = NetworkNamespace::open(options.netns.clone())?;
         let parts = MachineParts {
             config,
             state_dir: state.path(),
@@ -91,24 +93,41 @@ impl Sandbox {
         };
         let started = Machine::start(&parts, host.take_console())?;
         let machine = Arc::new(started.machine);
+        // There is nothing in a namespace that is only made now: the boot does not wait for it.
+        let (prepared, network) = oneshot::channel();
+        let prepared = options.netns.is_some().then_some(prepared);
         let up = async {
             let files = (started.file_server, started.console);
-            boot::boot(&machine, config, &options, host, files.0, files.1).await?;
+            let (network, interfaces) = network.await.unwrap_or_default();
+            let places =
+                boot::boot(&machine, config, &options, host, files, interfaces).await?;
             let hello = boot::hello(&machine, config, started.hello).await?;
             phases.now("hello");
             let agent = Agent::connect(machine.clone()).await?;
             phases.now("connected");
+            if let Some(network) = network {
+                let network: Network = network;
+                network.plugged(places);
+                network.tell(&agent).await?;
+            }
             Ok::<_, SandboxError>((hello, agent))
         };
         let mut pod_process = None;
         let stand_in = async {
-            let netns = netns.opened().await?;
-            pod_process = Some(PodProcess::start(config, &netns, &machine, state.path())?);
-            Ok(netns)
+            let namespace = namespace.opened().await?;
+            let network = Network::new(namespace, options.netns.as_deref(), state.path())?;
+            if let Some(prepared) = prepared {
+                let interfaces = network.connect().await?;
+                // Without a receiver the boot has failed.
+                drop(prepared.send((Some(network.clone()), interfaces)));
+            }
+            let netns = network.namespace();
+            pod_process = Some(PodProcess::start(config, netns, &machine, state.path())?);
+            Ok(network)
         };
         let both = tokio::try_join!(stand_in, up);
-        let (pod_process, netns, (hello, agent)) = match (both, pod_process) {
-            (Ok((netns, up)), Some(pod_process)) => (pod_process, netns, up),
+        let (pod_process, network, (hello, agent)) = match (both, pod_process) {
+            (Ok((network, up)), Some(pod_process)) => (pod_process, network, up),
             (both, pod_process) => {
                 machine.stop().await;
                 if let Some(pod_process) = pod_process {
@@ -129,7 +148,7 @@ impl Sandbox {
             kernel: guest_text::line(&hello.kernel),
             phases,
             pod_process,
-            _netns: netns,
+            network,
             state: Mutex::new(Some(state)),
         }))
     }
@@ -180,6 +199,7 @@ impl Sandbox {
     pub async fn stop(&self) {
         self.machine.stop().await;
         self.pod_process.gone().await;
+        self.network.disconnect().await;
         let mut state = self.state.lock().await;
         let containers = std::mem::take(&mut *self.containers());
         let Some(removed) = state.take() else {
@@ -254,7 +274,7 @@ fn check(options: &SandboxOptions) -> Result<(), SandboxError> {
 }
 
 /// Cleans up after a sandbox whose process is gone: kills the processes recorded in `state_dir`
-/// (after comparing their start times), unmounts what is mounted below it in the caller's mount
+/// (after comparing their start times), undoes its part of the pod's network, unmounts what is mounted below it in the caller's mount
 /// namespace and removes it, with its two parents if they are empty. Idempotent. Returns the
 /// process id of the pod (see [`Sandbox::pid`]) if one was recorded. Blocks, at most for seconds.
 ///
@@ -262,6 +282,7 @@ fn check(options: &SandboxOptions) -> Result<(), SandboxError> {
 /// Fails when something could not be killed or removed.
 pub fn clean_up(state_dir: &Path) -> io::Result<Option<u32>> {
     let pid = machine::kill_recorded(state_dir)?;
+    network::undo_recorded(state_dir)?;
     StateDir::remove(state_dir)?;
     Ok(pid)
 }

@@ -239,7 +239,8 @@ fn share_memory(mount: &mut Mount, place: &PodPlace) -> bool {
 }
 
 /// Namespaces that are joined are those of the pod, and so are those of the container that holds
-/// it. Answers with the container whose processes are to be shared.
+/// it; of the network the machine has one, which is that of all its containers. Answers with the
+/// container whose processes are to be shared.
 fn rewrite_namespaces(linux: &mut Linux, place: &PodPlace) -> Option<String> {
     use LinuxNamespaceType as Type;
     let mut process_namespace_of = None;
@@ -249,8 +250,9 @@ fn rewrite_namespaces(linux: &mut Linux, place: &PodPlace) -> Option<String> {
             .as_ref()
             .is_some_and(|path| !path.as_os_str().is_empty());
         let of_the_pod = match (namespace.typ(), place) {
-            (Type::Network | Type::Ipc | Type::Uts, PodPlace::Sandbox { .. }) => true,
-            (Type::Network | Type::Ipc | Type::Uts, PodPlace::Member { .. }) => joined,
+            (Type::Network, _) => true,
+            (Type::Ipc | Type::Uts, PodPlace::Sandbox { .. }) => true,
+            (Type::Ipc | Type::Uts, PodPlace::Member { .. }) => joined,
             (Type::Pid, PodPlace::Member { pod }) if joined => {
                 process_namespace_of = Some(pod.clone());
                 false

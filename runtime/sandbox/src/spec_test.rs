@@ -151,7 +151,8 @@ fn what_belongs_to_the_host_is_dropped() {
     let linux = &spec["linux"];
     assert_eq!(
         linux["namespaces"],
-        json!([{"type": "pid"}, {"type": "network"}, {"type": "ipc"}])
+        json!([{"type": "pid"}, {"type": "network", "path": "/proc/1/ns"}, {"type": "ipc"}]),
+        "the network is the guest's own"
     );
     assert_eq!(linux["cgroupsPath"], "/web");
     assert_eq!(linux.get("mountLabel"), None);
@@ -248,7 +249,7 @@ fn namespaces_that_are_joined_are_those_of_the_pod() {
     for (config, place, shared) in [
         (&pod, &sandbox, vec!["network", "ipc", "uts"]),
         (&member, &place, vec!["network", "ipc", "uts"]),
-        (&member, &PodPlace::Outside, vec![]),
+        (&member, &PodPlace::Outside, vec!["network"]),
     ] {
         let guest = rewritten_in(config, place).unwrap();
         let json = as_json(&guest);

@@ -1,16 +1,17 @@
 //! The agent in the fake guest. A process does what its first argument says.
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use caisson_protocol::agent::{
     ContainerRequest, CreateContainerRequest, CreateExecRequest, Empty, ListProcessesResponse,
-    ProcessRequest, ProcessResponse, SetCpusRequest, SignalRequest, StatsResponse, Stdio,
-    UpdateRequest, WaitResponse,
+    ProcessRequest, ProcessResponse, SetCpusRequest, SetInterfacesRequest, SignalRequest,
+    StatsResponse, Stdio, UpdateRequest, WaitResponse,
 };
 use caisson_protocol::agent_ttrpc::{Agent, create_agent};
 use caisson_protocol::{MAX_STREAM_HEADER, StreamId};
@@ -33,8 +34,8 @@ pub(crate) struct Running {
 /// Streams that were opened, by number.
 type Streams = Arc<watch::Sender<HashMap<u64, Arc<Mutex<Option<UnixStream>>>>>>;
 
-/// Starts the agent on threads of its own.
-pub(crate) fn start() -> Running {
+/// Starts the agent on threads of its own. What it is told of the network, it writes to `notes`.
+pub(crate) fn start(notes: Option<PathBuf>) -> Running {
     let streams: Streams = Arc::new(watch::Sender::new(HashMap::new()));
     // Abstract: it leaves nothing in the file system.
     let address = format!("unix://@caisson-fake-agent-{}", std::process::id());
@@ -50,6 +51,7 @@ pub(crate) fn start() -> Running {
                 let agent = FakeAgent {
                     streams,
                     processes: Mutex::default(),
+                    notes,
                 };
                 let mut server = Server::new()
                     .bind(&address)
@@ -111,6 +113,7 @@ struct Process {
 struct FakeAgent {
     streams: Streams,
     processes: Mutex<HashMap<(String, String), Process>>,
+    notes: Option<PathBuf>,
 }
 
 impl FakeAgent {
@@ -330,6 +333,32 @@ impl Agent for FakeAgent {
     ) -> ttrpc::Result<Empty> {
         if request.count == 3 {
             return Err(get_rpc_status(Code::INTERNAL, "CPU 2 does not come"));
+        }
+        Ok(Empty::default())
+    }
+
+    async fn set_interfaces(
+        &self,
+        _context: &TtrpcContext,
+        request: SetInterfacesRequest,
+    ) -> ttrpc::Result<Empty> {
+        let mut notes = std::fs::File::options()
+            .append(true)
+            .create(true)
+            .open(self.notes.as_ref().unwrap())
+            .unwrap();
+        for interface in request.interfaces {
+            if interface.name == "bad0" {
+                return Err(get_rpc_status(Code::INTERNAL, "bad0 is not liked"));
+            }
+            writeln!(
+                notes,
+                "slot {}: {}, {} addresses",
+                interface.slot,
+                interface.name,
+                interface.addresses.len()
+            )
+            .unwrap();
         }
         Ok(Empty::default())
     }

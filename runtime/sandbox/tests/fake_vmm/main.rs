@@ -67,7 +67,7 @@ fn file_server(name: &str) {
 struct Vmm {
     channel: Channel,
     boot: BootConfig,
-    /// Kept open as a real VMM would.
+    /// Kept open as a real VMM would: those of the boot.
     _files: Vec<OwnedFd>,
 }
 
@@ -83,7 +83,10 @@ fn vmm() {
         boot.files.get(..3),
         Some(&[FileRole::Kvm, FileRole::Kernel, FileRole::Initrd][..])
     );
-    assert!(matches!(boot.devices[..], [DeviceConfig::FileServer(_)]));
+    assert!(matches!(boot.devices[0], DeviceConfig::FileServer(_)));
+    for interface in &boot.devices[1..] {
+        assert!(matches!(interface, DeviceConfig::Net(_)));
+    }
     let vmm = Vmm {
         channel,
         boot,
@@ -95,8 +98,13 @@ fn vmm() {
 
 impl Vmm {
     fn has_fault(&self, fault: &str) -> bool {
-        let wanted = format!("fake={fault}");
-        self.boot.cmdline.split(' ').any(|word| word == wanted)
+        self.setting("fake") == Some(fault)
+    }
+
+    /// What stands on the command line as `key=…`.
+    fn setting(&self, key: &str) -> Option<&str> {
+        let mut words = self.boot.cmdline.split(' ');
+        words.find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
     }
 
     fn send(&self, message: &FromVmm) {
@@ -136,7 +144,8 @@ impl Vmm {
             eprintln!("fake VMM: no memory\x1b[2J");
             exit(3);
         }
-        self.reply(id, Reply::Booted { slots: vec![4] });
+        let slots = (4..).take(self.boot.devices.len()).collect();
+        self.reply(id, Reply::Booted { slots });
         if self.has_fault("panics") {
             self.end(
                 ExitReason::Panic,
@@ -208,8 +217,9 @@ impl Vmm {
     }
 
     fn serve(&self) {
-        let agent = agent::start();
+        let agent = agent::start(self.setting("notes").map(Into::into));
         let (mut wanted, mut asked) = (0, 0);
+        let mut slots = 16..32;
         // An error means that the sandbox is gone.
         while let Ok((message, files)) = self.channel.receive::<ToVmm>() {
             let mut files = files.into_iter();
@@ -248,6 +258,22 @@ impl Vmm {
                 ),
                 Request::SetVcpus { count } => {
                     assert!(count <= self.boot.max_vcpus);
+                    self.reply(message.id, Reply::Done);
+                }
+                Request::Plug(_) if self.has_fault("has-no-slot") => self.reply(
+                    message.id,
+                    Reply::Refused {
+                        kind: RefusalKind::Resources,
+                        message: "no slot left".into(),
+                    },
+                ),
+                Request::Plug(device) => {
+                    assert_eq!(files.len(), device.file_count());
+                    let slot = slots.next().unwrap();
+                    self.reply(message.id, Reply::Plugged { slot });
+                }
+                Request::Unplug { slot } => {
+                    assert_eq!(slot + 1, slots.start);
                     self.reply(message.id, Reply::Done);
                 }
                 Request::SetHotplugMemory { mib } => {

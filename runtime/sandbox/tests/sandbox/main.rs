@@ -13,6 +13,7 @@
 mod changes;
 mod containers;
 mod end;
+mod network;
 mod pod;
 mod pod_process;
 mod start;

@@ -1,21 +1,22 @@
 //! OCI hooks, and the process on the host that they are told of.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use caisson_e2e::{BUSYBOX, CleanMachine, Container, Ctr, RUNTIME, parent_of, signal};
+use caisson_e2e::{
+    BUSYBOX, CleanMachine, Container, Ctr, NetworkNamespace, RUNTIME, parent_of, signal,
+};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// A directory of the host with an image in it and what hooks write.
-struct Bench {
+pub(crate) struct Bench {
     dir: TempDir,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
         fs::create_dir(&root).unwrap();
@@ -26,7 +27,7 @@ impl Bench {
     }
 
     /// A hook that writes into the directory.
-    fn hook(&self, script: &str) -> Value {
+    pub(crate) fn hook(&self, script: &str) -> Value {
         json!({
             "path": "/bin/sh",
             "args": ["sh", "-c", format!("cd {}; {script}", self.dir.path().display())],
@@ -35,7 +36,7 @@ impl Bench {
     }
 
     /// Writes a configuration with `hooks` whose container sleeps.
-    fn config(&self, hooks: &Value, network: &Value) -> String {
+    pub(crate) fn config(&self, hooks: &Value, network: &Value) -> String {
         let config = json!({
             "ociVersion": "1.1.0",
             "annotations": {"a.key": "a value"},
@@ -76,33 +77,6 @@ impl Drop for Bench {
         let root = self.dir.path().join("root");
         let _ = Ctr::new(&["image", "unmount", "--rm", root.to_str().unwrap()]).finish();
     }
-}
-
-/// A network namespace as `ip netns` makes it.
-struct NetworkNamespace(&'static str);
-
-impl NetworkNamespace {
-    fn new(name: &'static str) -> Self {
-        ip(&["netns", "add", name]);
-        Self(name)
-    }
-
-    fn path(&self) -> PathBuf {
-        Path::new("/run/netns").join(self.0)
-    }
-}
-
-impl Drop for NetworkNamespace {
-    fn drop(&mut self) {
-        ip(&["netns", "delete", self.0]);
-        // What the first call of ip makes for all.
-        let _ = Command::new("umount").arg("/run/netns").status();
-        let _ = fs::remove_dir("/run/netns");
-    }
-}
-
-fn ip(args: &[&str]) {
-    assert!(Command::new("ip").args(args).status().unwrap().success());
 }
 
 fn namespace_of(process: &str, kind: &str) -> String {

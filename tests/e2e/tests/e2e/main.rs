@@ -15,6 +15,7 @@ mod floods;
 mod hooks;
 mod lifecycle;
 mod mounts;
+mod network;
 mod smoke;
 mod soak;
 mod stdio;
