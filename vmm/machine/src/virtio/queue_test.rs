@@ -462,7 +462,8 @@ fn a_driver_at_work_notifies_once() {
     let mut driver = driver(8);
     let mut queue = driver.queue(0).unwrap();
     let mut served = 0;
-    for _ in 0..5 {
+    for chain in 0..5 {
+        driver.write_used_event(chain);
         driver.add(&[(DATA, 1, true)]);
         queue
             .serve(|_| {

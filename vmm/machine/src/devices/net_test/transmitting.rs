@@ -136,6 +136,7 @@ fn the_driver_need_not_notify_while_the_tap_is_full() {
 fn a_driver_that_goes_on_sending_notifies_once() {
     let mut rig = Rig::new(0);
     for seed in 0..10 {
+        rig.transmit[0].write_used_event(seed.into());
         rig.send(0, &packet(90, seed));
         // From the second on it is the device that comes back.
         rig.notify_transmit(0).unwrap();

@@ -320,7 +320,8 @@ impl Connection {
         if shutdown != self.told_shutdown {
             return Next::Control(op::SHUTDOWN, shutdown);
         }
-        if self.update_asked || self.credit.wants_update() {
+        let sends = self.guest_shutdown & shutdown::SEND == 0;
+        if self.update_asked || sends && self.credit.wants_update() {
             return Next::Control(op::CREDIT_UPDATE, 0);
         }
         Next::Nothing
