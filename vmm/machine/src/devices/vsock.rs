@@ -248,8 +248,7 @@ impl RunningVsock {
                 }
             }
         }
-        // Only fails when the counter is full, and then the queue is notified anyway.
-        let _ = self.receive.kick().write(1);
+        self.receive.notify_itself();
         self.receive.signal_used()
     }
 

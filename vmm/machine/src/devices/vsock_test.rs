@@ -7,9 +7,9 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::credit::WINDOW;
+use super::credit::{NARROW_WINDOW, PACKET, WINDOW};
 use super::packet::{HEADER_SIZE, Header, STREAM, op, shutdown};
-use super::table::{FIRST_LOCAL_PORT, MAX_CONNECTIONS};
+use super::table::{FIRST_LOCAL_PORT, MAX_CONNECTIONS, WIDE_CONNECTIONS};
 use super::{EVENT, QUEUE_SIZES, RECEIVE, TRANSMIT, Vsock, VsockConnector, VsockEvents};
 use crate::virtio::device::{Device, DeviceFault, Running, Stopped, Watch};
 use crate::virtio::mock_driver::{MockDriver, activation, guest_ram};

@@ -1,7 +1,7 @@
 //! A split virtqueue as the device sees it (virtio 1.3 §2.7), after activation.
 //!
 //! A device that answers each request at once calls [`DeviceQueue::serve`]; one that holds chains
-//! back uses `pop`, `complete`, `enable_notification` and `signal_used`, of which `serve` is made.
+//! back uses `pop`, `complete`, `rest` and `signal_used`, of which `serve` is made.
 //!
 //! The driver is hostile: every index, address and length is checked before it is used, and what is
 //! wrong ends in a [`QueueError`] that says so in numbers.
@@ -206,6 +206,8 @@ pub(crate) struct DeviceQueue {
     in_flight: InFlight,
     /// The used index when the driver was last interrupted, or could have been.
     signalled: u16,
+    /// Whether a chain was popped since the queue was last found empty.
+    busy: bool,
     requests: u64,
     kick: Arc<EventFd>,
     interrupt: QueueInterrupt,
@@ -258,6 +260,7 @@ impl DeviceQueue {
             },
             in_flight: InFlight::new(size),
             signalled: 0,
+            busy: false,
             requests: 0,
             kick,
             interrupt,
@@ -268,7 +271,8 @@ impl DeviceQueue {
     /// interrupts the driver once at the end.
     ///
     /// A driver that makes chains available as fast as they are served would keep the io thread
-    /// here for ever, so after one ring's worth the queue notifies itself and returns.
+    /// here for ever, so after one ring's worth the queue notifies itself and returns. When the
+    /// queue is empty it rests, see [`DeviceQueue::rest`].
     ///
     /// # Errors
     /// Fails when the ring or a chain is malformed, or `handle` fails.
@@ -286,14 +290,11 @@ impl DeviceQueue {
                 self.complete(chain, written)?;
                 budget -= 1;
             }
-            // Asking for notifications and looking once more closes the race in which the driver
-            // makes a chain available just before it learns that notifications are wanted again.
-            if !self.enable_notification()? {
+            if budget == 0 {
+                self.notify_itself();
                 break;
             }
-            if budget == 0 {
-                // Only fails when the counter is full, and then the queue is notified anyway.
-                let _ = self.kick.write(1);
+            if !self.rest()? {
                 break;
             }
         }
@@ -332,6 +333,7 @@ impl DeviceQueue {
         if !self.in_flight.insert(head) {
             return Err(QueueError::HeadInFlight(head));
         }
+        self.busy = true;
         Chain::walk(memory, self.table, head).map(Some)
     }
 
@@ -430,6 +432,31 @@ impl DeviceQueue {
     /// Fails when the ring cannot be accessed.
     pub(crate) fn enable_notification(&mut self) -> Result<bool, QueueError> {
         Ok(self.queue.enable_notification(&*self.memory)?)
+    }
+
+    /// What a device does about notifications when [`DeviceQueue::pop`] found nothing; `true` when
+    /// there is something after all, which it must serve now.
+    ///
+    /// A driver that has just sent something is likely to send more, and each notification is an
+    /// exit of its vCPU. So the first time after a chain was popped, notifications stay off and the
+    /// queue notifies itself: the io thread turns to the other devices and then looks once more.
+    /// Only when there was nothing twice in a row the driver is asked to notify. Asking and looking
+    /// again closes the race in which it makes a chain available just before it learns of that.
+    ///
+    /// # Errors
+    /// Fails when the ring cannot be accessed.
+    pub(crate) fn rest(&mut self) -> Result<bool, QueueError> {
+        if std::mem::take(&mut self.busy) {
+            self.notify_itself();
+            return Ok(false);
+        }
+        self.enable_notification()
+    }
+
+    /// Has the io thread come back to the queue in its next turn, as if the driver had notified it.
+    pub(crate) fn notify_itself(&self) {
+        // Only fails when the counter is full, and then the queue is notified anyway.
+        let _ = self.kick.write(1);
     }
 
     /// Index of the queue in its device.

@@ -6,6 +6,8 @@ use crate::virtio::mock_driver::{INDIRECT, MockDriver, NEXT, WRITE, guest_ram};
 
 #[path = "queue_test/gap.rs"]
 mod gap;
+#[path = "queue_test/notifications.rs"]
+mod notifications;
 
 /// Where the queue is, and where buffers are.
 const BASE: u64 = 0x1000;
@@ -406,88 +408,6 @@ fn the_walk_sees_one_state_of_the_descriptors() {
     driver.write_descriptor(head, (u64::MAX, u32::MAX, WRITE, 0));
     assert_eq!(chain.reader().read_object::<[u8; 4]>().unwrap(), *b"good");
     assert_eq!(chain.writable_len(), 0);
-}
-
-#[test]
-fn interrupts_come_when_the_driver_asked_for_them() {
-    let mut driver = driver(8);
-    let mut queue = driver.queue(0).unwrap();
-    // Only when the second chain is used.
-    driver.write_used_event(1);
-    for expected in [0, 1, 0] {
-        driver.add(&[(DATA, 1, true)]);
-        let chain = queue.pop().unwrap().unwrap();
-        queue.complete(chain, 0).unwrap();
-        queue.signal_used().unwrap();
-        assert_eq!(driver.interrupts(), expected);
-    }
-    // Nothing completed: nothing to tell.
-    driver.write_used_event(3);
-    queue.signal_used().unwrap();
-    assert_eq!(driver.interrupts(), 0);
-}
-
-#[test]
-fn without_event_idx_every_batch_interrupts() {
-    let mut driver = driver(8);
-    driver.settings.event_idx = false;
-    let mut queue = driver.queue(0).unwrap();
-    driver.add(&[(DATA, 1, true)]);
-    driver.add(&[(DATA, 1, true)]);
-    queue.serve(|_| Ok::<_, QueueError>(0)).unwrap();
-    assert_eq!(driver.interrupts(), 1);
-    queue.serve(|_| Ok::<_, QueueError>(0)).unwrap();
-    assert_eq!(driver.interrupts(), 0);
-}
-
-#[test]
-fn serving_asks_for_the_next_notification() {
-    let mut driver = driver(8);
-    let mut queue = driver.queue(0).unwrap();
-    for _ in 0..3 {
-        driver.add(&[(DATA, 1, true)]);
-    }
-    queue.serve(|_| Ok::<_, QueueError>(0)).unwrap();
-    assert_eq!(driver.available_event(), 3);
-}
-
-#[test]
-fn a_chain_added_while_the_queue_is_served_is_not_missed() {
-    let mut driver = driver(8);
-    let mut queue = driver.queue(0).unwrap();
-    driver.add(&[(DATA, 1, true)]);
-    let mut served = 0;
-    queue
-        .serve(|_| {
-            served += 1;
-            if served == 1 {
-                driver.add(&[(DATA, 1, true)]);
-            }
-            Ok::<_, QueueError>(0)
-        })
-        .unwrap();
-    assert_eq!(served, 2);
-    assert!(driver.kick.read().is_err());
-}
-
-#[test]
-fn a_driver_that_never_stops_adding_gets_one_ring_at_a_time() {
-    let mut driver = driver(4);
-    let mut queue = driver.queue(0).unwrap();
-    driver.write_descriptor(0, (DATA, 1, WRITE, 0));
-    driver.write_descriptor(1, (DATA, 1, WRITE, 0));
-    driver.make_available(0);
-    let mut served = 0u16;
-    queue
-        .serve(|_| {
-            served += 1;
-            driver.make_available(served % 2);
-            Ok::<_, QueueError>(0)
-        })
-        .unwrap();
-    assert_eq!(served, 4);
-    // It comes back by itself.
-    assert_eq!(driver.kick.read().unwrap(), 1);
 }
 
 #[test]

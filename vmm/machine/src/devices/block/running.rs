@@ -298,8 +298,7 @@ impl RunningBlock {
 impl Lane {
     /// Notifies the queue as its driver would.
     fn ring(&self) {
-        // Only fails when the counter is full, and then the queue is notified anyway.
-        let _ = self.queue.kick().write(1);
+        self.queue.notify_itself();
     }
 }
 

@@ -150,8 +150,7 @@ impl Receiver {
         }
         // The tap is still ready if it has more; nobody else would ask for a packet that waits.
         if self.waiting.is_some() {
-            // Only fails when the counter is full, and then the queue is notified anyway.
-            let _ = self.queue.kick().write(1);
+            self.queue.notify_itself();
         }
         Ok(State::Open)
     }

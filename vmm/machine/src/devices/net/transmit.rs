@@ -71,7 +71,7 @@ impl Transmitter {
     fn pass_on(&mut self, link: &dyn Link, direction: &mut Direction) -> Result<State, QueueError> {
         for _ in 0..PACKETS_PER_CALL {
             let Some(chain) = self.queue.pop()? else {
-                if self.queue.enable_notification()? {
+                if self.queue.rest()? {
                     continue;
                 }
                 return Ok(State::Open);
@@ -92,8 +92,7 @@ impl Transmitter {
             }
             self.queue.complete(chain, 0)?;
         }
-        // Only fails when the counter is full, and then the queue is notified anyway.
-        let _ = self.queue.kick().write(1);
+        self.queue.notify_itself();
         Ok(State::Open)
     }
 

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use vm_memory::VolatileSlice;
 use zerocopy::little_endian::{U16, U32, U64};
 
-use super::credit::{Credit, WINDOW};
+use super::credit::Credit;
 use super::packet::{HOST_CID, Header, Ports, STREAM, op, shutdown};
 use super::socket;
 use crate::virtio::chain::Reader;
@@ -18,11 +18,11 @@ use crate::virtio::device::Watch;
 use crate::virtio::queue::QueueError;
 
 /// Most receive buffers of the guest that are filled by one call.
-const MAX_BATCH: usize = 16;
+const MAX_BATCH: usize = 32;
 
 /// Bytes that wait for the host to take them.
 ///
-/// It grows no further than [`WINDOW`], which [`Credit::receive`] sees to, and gives its memory
+/// It grows no further than the window granted to the guest, which [`Credit::receive`] sees to, and gives its memory
 /// back as soon as it is empty.
 #[derive(Debug, Default)]
 pub(super) struct Backlog(VecDeque<u8>);
@@ -120,10 +120,9 @@ pub(super) struct Connection {
     hung_up: bool,
     /// The guest asked for a CREDIT_UPDATE.
     update_asked: bool,
-    /// We asked for one, and have sent no data since.
-    credit_asked: bool,
-    /// Receive buffers to fill by one call: doubled while the host has more than fits, and one more
-    /// than it had something for when it had less, so that as much again shows to be all.
+    /// Receive buffers to fill by one call: doubled while the host has more than fits, and halved
+    /// when it had less, but no fewer than one more than it had something for, so that as much
+    /// again shows to be all.
     batch: usize,
     /// In the list of connections that have something to send.
     pub(super) queued: bool,
@@ -133,27 +132,32 @@ pub(super) struct Connection {
 
 impl Connection {
     /// A connection that the host asked for by `request`.
-    pub(super) fn connecting(ports: Ports, stream: UnixStream, request: u64) -> Self {
+    pub(super) fn connecting(ports: Ports, stream: UnixStream, window: u32, request: u64) -> Self {
         let phase = Phase::Connecting {
             request,
             asked: false,
         };
-        Self::new(ports, stream, phase)
+        Self::new(ports, stream, window, phase)
     }
 
     /// A connection that the guest asked for with `header`.
-    pub(super) fn accepting(ports: Ports, stream: UnixStream, header: &Header) -> Self {
-        let mut connection = Self::new(ports, stream, Phase::Accepting);
+    pub(super) fn accepting(
+        ports: Ports,
+        stream: UnixStream,
+        window: u32,
+        header: &Header,
+    ) -> Self {
+        let mut connection = Self::new(ports, stream, window, Phase::Accepting);
         connection.credit.learn(header);
         connection
     }
 
-    fn new(ports: Ports, stream: UnixStream, phase: Phase) -> Self {
+    fn new(ports: Ports, stream: UnixStream, window: u32, phase: Phase) -> Self {
         Self {
             ports,
             stream,
             phase,
-            credit: Credit::default(),
+            credit: Credit::new(window),
             backlog: Backlog::default(),
             guest_shutdown: 0,
             told_shutdown: 0,
@@ -162,7 +166,6 @@ impl Connection {
             deaf: false,
             hung_up: false,
             update_asked: false,
-            credit_asked: false,
             batch: 1,
             queued: false,
             watched: None,
@@ -207,9 +210,6 @@ impl Connection {
                 self.pass_on(data, header.len.get())?;
             }
             (op::SHUTDOWN, _) => self.on_shutdown(header.flags.get() & shutdown::BOTH),
-            // It may be the answer to our request and bring nothing: the guest answers at once,
-            // and tells by itself when its program has read. Asked again, it would answer again,
-            // and both sides would do nothing else for as long as the program does not read.
             (op::CREDIT_UPDATE, _) => {}
             (op::CREDIT_REQUEST, _) => self.update_asked = true,
             _ => return Ok(Outcome::Broken),
@@ -309,18 +309,19 @@ impl Connection {
             Phase::Accepting => return Next::Control(op::RESPONSE, 0),
             Phase::Open => {}
         }
-        if self.readable {
-            match self.credit.room() {
-                0 if !self.credit_asked => return Next::Control(op::CREDIT_REQUEST, 0),
-                0 => {}
-                room => return Next::Data(room),
-            }
+        // Without room it waits for the guest to tell, which Linux does by itself when its program
+        // has read most of what was sent, or all. Asked, it would answer at once that there is next
+        // to nothing, and be sent that little.
+        let room = self.credit.room();
+        if self.readable && room > 0 {
+            return Next::Data(room);
         }
         let shutdown = self.shutdown_to_tell();
         if shutdown != self.told_shutdown {
             return Next::Control(op::SHUTDOWN, shutdown);
         }
-        if self.update_asked || self.credit.wants_update() {
+        let sends = self.guest_shutdown & shutdown::SEND == 0;
+        if self.update_asked || sends && self.credit.wants_update() {
             return Next::Control(op::CREDIT_UPDATE, 0);
         }
         Next::Nothing
@@ -352,8 +353,6 @@ impl Connection {
             }
             op::RESPONSE => self.phase = Phase::Open,
             op::SHUTDOWN => self.told_shutdown = flags,
-            op::CREDIT_REQUEST => self.credit_asked = true,
-            op::RW => self.credit_asked = false,
             _ => {}
         }
         self.credit.send(len);
@@ -367,7 +366,7 @@ impl Connection {
             kind: U16::new(STREAM),
             op: U16::new(op),
             flags: U32::new(flags),
-            buf_alloc: U32::new(WINDOW),
+            buf_alloc: U32::new(self.credit.window()),
             fwd_cnt: U32::new(self.credit.advertise()),
         }
     }
@@ -390,7 +389,8 @@ impl Connection {
                 // The socket is empty. If it is not any more, the io thread is woken again; as much
                 // may come then as now.
                 self.readable = self.hung_up;
-                self.batch = (spanned(slices, count) + 1).min(MAX_BATCH);
+                let filled = spanned(slices, count);
+                self.batch = (self.batch / 2).max(filled + 1).min(MAX_BATCH);
                 count
             }
             Ok(count) => {

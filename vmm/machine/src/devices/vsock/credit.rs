@@ -5,15 +5,21 @@ use std::num::Wrapping;
 use super::packet::Header;
 
 /// Bytes of a connection that the device holds at most on their way to the host, and therefore the
-/// window it grants to the guest. Linux sends packets of up to 64 KiB; twice that lets it send one
-/// while the other is being taken.
-pub(super) const WINDOW: u32 = 128 * 1024;
+/// window it grants to the guest. Linux sends packets of up to 64 KiB: with four of them in the
+/// window it seldom has to wait, and needs to be told only once for three.
+pub(super) const WINDOW: u32 = 256 * 1024;
+/// The window of further connections when there are many, so that a guest that opens all it can
+/// makes the host hold little more than this for each.
+pub(super) const NARROW_WINDOW: u32 = 128 * 1024;
+/// Bytes of the largest packets of Linux, `VIRTIO_VSOCK_MAX_PKT_BUF_SIZE`.
+pub(super) const PACKET: u32 = 64 * 1024;
 
 /// The counters of both directions. They count bytes since the start modulo 2³².
 ///
 /// What the guest says only ever limits what is sent to it; no memory is reserved by it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Credit {
+    window: u32,
     received: Wrapping<u32>,
     forwarded: Wrapping<u32>,
     /// The value of `forwarded` that the guest knows.
@@ -24,6 +30,25 @@ pub(super) struct Credit {
 }
 
 impl Credit {
+    /// Nothing sent and nothing received, and a window of so many bytes.
+    pub(super) fn new(window: u32) -> Self {
+        let none = Wrapping(0);
+        Self {
+            window,
+            received: none,
+            forwarded: none,
+            advertised: none,
+            sent: none,
+            peer_forwarded: none,
+            peer_window: 0,
+        }
+    }
+
+    /// The window granted to the guest, the `buf_alloc` of every packet.
+    pub(super) fn window(&self) -> u32 {
+        self.window
+    }
+
     /// Takes over what the guest tells in every packet.
     pub(super) fn learn(&mut self, header: &Header) {
         self.peer_window = header.buf_alloc.get();
@@ -46,7 +71,7 @@ impl Credit {
     /// them.
     pub(super) fn receive(&mut self, count: u32) -> bool {
         let held = (self.received - self.forwarded).0;
-        if count > WINDOW.saturating_sub(held) {
+        if count > self.window.saturating_sub(held) {
             return false;
         }
         self.received += Wrapping(count);
@@ -55,15 +80,16 @@ impl Credit {
 
     /// `count` bytes from the guest were passed on to the host.
     pub(super) fn forward(&mut self, count: usize) {
-        // Never more than WINDOW: only what was received is forwarded.
+        // Never more than the window: only what was received is forwarded.
         self.forwarded += Wrapping(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
-    /// Whether the guest believes that at most half the window is left while there is more, so
-    /// that it should be told before it has to wait.
+    /// Whether the guest believes that no more than one packet fits in the window while there is
+    /// more room, so that it should be told before it has to wait.
     pub(super) fn wants_update(&self) -> bool {
         let believed_held = (self.received - self.advertised).0;
-        self.forwarded != self.advertised && believed_held >= WINDOW / 2
+        let believed_room = self.window.saturating_sub(believed_held);
+        self.forwarded != self.advertised && believed_room <= PACKET
     }
 
     /// The `fwd_cnt` for the next packet, which the guest knows from then on.

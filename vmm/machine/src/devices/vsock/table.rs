@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::VsockEvents;
 use super::connection::{Connection, Draining, Next, Outcome};
+use super::credit::{NARROW_WINDOW, WINDOW};
 use super::packet::{HOST_CID, Header, Ports, STREAM, op};
 use crate::virtio::chain::Chain;
 use crate::virtio::device::Watch;
@@ -13,6 +14,8 @@ use crate::virtio::queue::QueueError;
 
 /// Most connections at a time, those included that are being opened or drained.
 pub(super) const MAX_CONNECTIONS: usize = 1023;
+/// As many connections as may have the wide window at a time.
+pub(super) const WIDE_CONNECTIONS: usize = 64;
 /// First port used for the host's end of connections that the host opens. Ports below it are those
 /// on which the host may be asked to listen.
 pub(super) const FIRST_LOCAL_PORT: u32 = 1 << 30;
@@ -93,7 +96,8 @@ impl Table {
             host: self.free_port(),
             guest: port,
         };
-        self.insert(Connection::connecting(ports, stream, request));
+        let window = self.window();
+        self.insert(Connection::connecting(ports, stream, window, request));
     }
 
     /// Handles a packet of the guest. Answers how many bytes of data a connection took from it.
@@ -152,7 +156,8 @@ impl Table {
             return;
         };
         self.events.guest_connected(ports.host, theirs);
-        self.insert(Connection::accepting(ports, ours, header));
+        let window = self.window();
+        self.insert(Connection::accepting(ports, ours, window, header));
     }
 
     /// Looks at the socket of a connection for which the io thread was woken.
@@ -255,7 +260,20 @@ impl Table {
     }
 
     fn is_full(&self) -> bool {
-        self.connections.len() + self.draining.len() >= MAX_CONNECTIONS
+        self.count() >= MAX_CONNECTIONS
+    }
+
+    fn count(&self) -> usize {
+        self.connections.len() + self.draining.len()
+    }
+
+    /// The window of the next connection.
+    fn window(&self) -> u32 {
+        if self.count() < WIDE_CONNECTIONS {
+            WINDOW
+        } else {
+            NARROW_WINDOW
+        }
     }
 
     fn insert(&mut self, connection: Connection) {

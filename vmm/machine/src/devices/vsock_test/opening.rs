@@ -1,8 +1,8 @@
 //! Opening connections, from both sides.
 
 use super::{
-    Arc, Bench, CID, FIRST_LOCAL_PORT, MAX_CONNECTIONS, MockDriver, Peer, Read, Recorded, STREAM,
-    UnixStream, Vsock, WINDOW, Write, op,
+    Arc, Bench, CID, FIRST_LOCAL_PORT, MAX_CONNECTIONS, MockDriver, NARROW_WINDOW, Peer, Read,
+    Recorded, STREAM, UnixStream, Vsock, WIDE_CONNECTIONS, WINDOW, Write, op,
 };
 
 #[test]
@@ -124,6 +124,20 @@ fn the_number_of_connections_is_limited() {
     bench.send_op(&peer, op::RST);
     bench.run();
     bench.accept(9, 1025);
+}
+
+#[test]
+fn only_so_many_connections_have_the_wide_window() {
+    let mut bench = Bench::new();
+    let mut hosts = Vec::new();
+    for index in 0..WIDE_CONNECTIONS as u32 + 1 {
+        let (peer, host) = bench.accept(10_000 + index, 1025);
+        hosts.push((peer, host));
+        bench.send_op(&peer, op::CREDIT_REQUEST);
+        let granted = bench.expect(&peer, op::CREDIT_UPDATE).buf_alloc;
+        let wide = hosts.len() <= WIDE_CONNECTIONS;
+        assert_eq!(granted, if wide { WINDOW } else { NARROW_WINDOW });
+    }
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Data and credit.
 
 use super::{
-    BUFFER, BUFFERS, Bench, ErrorKind, HEADER_SIZE, Peer, RECEIVE, Read, UnixStream, WINDOW, Write,
-    op, pattern, shutdown,
+    BUFFER, BUFFERS, Bench, ErrorKind, HEADER_SIZE, PACKET, Peer, RECEIVE, Read, UnixStream,
+    WINDOW, Write, op, pattern, shutdown,
 };
 
 #[test]
@@ -42,7 +42,7 @@ fn a_long_stream_to_the_guest_arrives_whole() {
     let mut received = Vec::new();
     while received.len() < LENGTH {
         let (data, others) = bench.drain(&mut peer);
-        assert!(others.iter().all(|other| other.op == op::CREDIT_REQUEST));
+        assert!(others.is_empty());
         if data.is_empty() {
             std::thread::yield_now();
         }
@@ -102,9 +102,7 @@ fn the_host_waits_for_credit_without_spinning() {
 
     let (data, others) = bench.drain(&mut peer);
     assert_eq!(data, b"0123456789");
-    // It asks once.
-    assert_eq!(others.len(), 1);
-    assert_eq!(others[0].op, op::CREDIT_REQUEST);
+    assert!(others.is_empty());
     let (data, others) = bench.drain(&mut peer);
     assert!(data.is_empty() && others.is_empty());
 
@@ -113,7 +111,7 @@ fn the_host_waits_for_credit_without_spinning() {
 }
 
 #[test]
-fn a_guest_whose_program_does_not_read_is_asked_once() {
+fn a_guest_whose_program_does_not_read_is_left_alone() {
     let mut bench = Bench::new();
     let (mut peer, mut host) = bench.connect();
     peer.window = 10;
@@ -122,9 +120,8 @@ fn a_guest_whose_program_does_not_read_is_asked_once() {
     for expected in [10, 10] {
         let (data, others) = bench.drain(&mut peer);
         assert_eq!(data.len(), expected);
-        assert_eq!(others.len(), 1);
-        assert_eq!(others[0].op, op::CREDIT_REQUEST);
-        // It answers like Linux, at once and with the credit that it had.
+        assert!(others.is_empty());
+        // What it tells without having read brings nothing.
         let read = peer.taken;
         peer.taken = read - 10;
         for _ in 0..3 {
@@ -201,7 +198,7 @@ fn a_stalled_reader_stalls_the_guest_and_loses_nothing() {
         assert_eq!(header.op, op::CREDIT_UPDATE);
         last = header.fwd_cnt.get();
     }
-    assert!(sent - last < WINDOW / 2 + 1, "{sent} {last}");
+    assert!(sent - last <= WINDOW - PACKET, "{sent} {last}");
 }
 
 #[test]
