@@ -1,5 +1,7 @@
 //! One container: its init process, its further processes, and what it leaves behind.
 
+mod leftovers;
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Process as OciProcess};
 use tokio::sync::RwLock;
 use tokio::sync::oneshot;
 
+use self::leftovers::Leftovers;
 use crate::boot::mounts;
 use crate::cgroup::Cgroup;
 use crate::descriptor::Descriptor;
@@ -569,35 +572,4 @@ fn check_root(adapted: &Adapted) -> Result<(), AgentError> {
         "the root file system {} is not there in the guest; was it shared with the virtual machine?",
         root.display()
     )))
-}
-
-/// What a container leaves behind.
-struct Leftovers {
-    state: PathBuf,
-    name: String,
-    cgroup: Cgroup,
-}
-
-impl Leftovers {
-    async fn clear(self) -> Result<(), AgentError> {
-        let mut result = Ok(());
-        if self.cgroup.path().exists() {
-            // Anything that is in there is not a process anyone knows.
-            let _ = self.cgroup.kill();
-            let _ = self.cgroup.emptied().await;
-            result = self.cgroup.remove();
-        }
-        for directory in [
-            self.state.join(&self.name),
-            self.state.join(bundle_name(&self.name)),
-        ] {
-            match fs::remove_dir_all(&directory) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound && result.is_ok() => {
-                    result = Err(error).doing("remove the state of a container");
-                }
-                _ => {}
-            }
-        }
-        result
-    }
 }

@@ -19,14 +19,16 @@ use crate::Finished;
 
 /// Where containerd listens, for CRI too.
 const ENDPOINT: &str = "unix:///run/containerd/containerd.sock";
-/// How long a call may take; a pod's machine starts in it, in emulation.
-const PATIENCE: &str = "--timeout=120s";
+/// How many seconds a call may take; a pod's machine starts in it, in emulation.
+const PATIENCE: u32 = 120;
 
 /// The kubelet of a test.
 #[derive(Debug, Clone)]
 pub struct Cri {
     program: String,
-    /// Configurations and logs.
+    /// crictl's own configuration.
+    config: String,
+    /// Configurations of pods, and logs.
     folder: Arc<TempDir>,
 }
 
@@ -47,8 +49,14 @@ impl Cri {
             return None;
         }
         let folder = TempDir::new().expect("there is room for files");
+        let config = folder.path().join("crictl.yaml");
+        let settings = json!({"runtime-endpoint": ENDPOINT, "image-endpoint": ENDPOINT,
+            "timeout": PATIENCE});
+        // YAML is a superset of JSON.
+        std::fs::write(&config, settings.to_string()).expect("there is room for a file");
         Some(Self {
             program: program.display().to_string(),
+            config: config.display().to_string(),
             folder: Arc::new(folder),
         })
     }
@@ -60,8 +68,7 @@ impl Cri {
     #[must_use]
     pub fn call(&self, args: &[&str]) -> Finished {
         let output = Command::new(&self.program)
-            .args(["--runtime-endpoint", ENDPOINT, "--image-endpoint", ENDPOINT])
-            .arg(PATIENCE)
+            .args(["--config", &self.config])
             .args(args)
             .output()
             .expect("crictl can be run");

@@ -74,7 +74,7 @@ fn volumes_of_a_pod_are_what_the_kubelet_makes_of_them() {
     fs::rename(config.join("..data_tmp"), config.join("..data")).unwrap();
     fs::remove_dir_all(config.join("..1")).unwrap();
     assert_eq!(
-        one.shell("cat /config/key; readlink /config/..data"),
+        one.shell("cat /config/key; echo; readlink /config/..data"),
         "after\n..2"
     );
     assert_eq!(two.shell("cat /config/key"), "after");
