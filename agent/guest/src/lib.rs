@@ -13,6 +13,7 @@ pub mod error;
 pub mod identifier;
 pub mod init;
 pub mod launch;
+pub mod localhost;
 pub mod network;
 pub mod pod;
 pub mod process;

@@ -232,3 +232,33 @@ fn clean_up_undoes_what_a_dead_shim_left_in_the_namespace() {
         assert_eq!(traces(&namespace.path()), (0, 0));
     });
 }
+
+#[test]
+fn what_is_dialled_on_localhost_in_the_namespace_is_dialled_in_the_guest() {
+    in_pod(async |pod| {
+        let namespace = Namespace::new();
+        run(&namespace.path(), "ip link set lo up");
+        let sandbox = soon(Sandbox::start(&config(pod, ""), options(pod, &namespace)))
+            .await
+            .unwrap();
+        let netns = namespace.path();
+        let dial = move |address: &str| {
+            let script = format!("echo question | busybox nc {address} 2>&1; true");
+            let output = Command::new("nsenter")
+                .arg(format!("--net={}", netns.display()))
+                .args(["sh", "-c", &script])
+                .output()
+                .unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let dialled = tokio::task::spawn_blocking(move || {
+            ["127.0.0.1 80", "::1 80", "127.0.0.1 81"].map(dial)
+        });
+        let [v4, v6, nobody] = soon(dialled).await.unwrap();
+        assert_eq!(v4, "IPv6: false\nquestion\n");
+        assert_eq!(v6, "IPv6: true\nquestion\n");
+        assert_eq!(nobody, "");
+        soon(sandbox.stop()).await;
+        pod.assert_nothing_left();
+    });
+}

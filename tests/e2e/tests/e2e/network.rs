@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -277,6 +278,28 @@ fn the_containers_of_a_pod_share_its_network_and_pods_reach_each_other() {
 
 #[test]
 #[ignore = "needs the testbed: cargo verify"]
+fn what_is_dialled_on_localhost_in_the_namespace_reaches_the_guests_localhost() {
+    let _machine = CleanMachine::watch();
+    let pod = namespace();
+    let serve = "echo local >/tmp/index.html; \
+                 httpd -p 127.0.0.1:8080 -h /tmp; httpd -p [::1]:8081 -h /tmp; exec sleep 1000";
+    let container = start(&pod, "localhost", serve);
+    let wait = "until wget -q -O /dev/null http://[::1]:8081; do :; done 2>/dev/null";
+    let _ = inside(&container, wait);
+    // What listens on one family only is found by the other too.
+    for address in ["127.0.0.1:8080", "127.0.0.1:8081", "[::1]:8080", "[::1]:8081"] {
+        let page = pod.run(&format!("busybox wget -q -O - http://{address}"));
+        assert_eq!(page, "local\n", "{address}");
+    }
+    let nobody = Command::new("ip")
+        .args(["netns", "exec", "e2e-pod", "busybox", "wget", "http://127.0.0.1:8082"])
+        .output()
+        .unwrap();
+    assert!(!nobody.status.success(), "{nobody:?}");
+}
+
+#[test]
+#[ignore = "needs the testbed: cargo verify"]
 fn an_interface_that_is_taken_is_one_clear_error_of_create() {
     let _machine = CleanMachine::watch();
     let pod = namespace();
@@ -326,7 +349,7 @@ impl Bridge {
 
 impl Drop for Bridge {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("ip")
+        let _ = Command::new("ip")
             .args(["link", "delete", "e2e-bridge"])
             .status();
     }
