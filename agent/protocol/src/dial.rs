@@ -17,7 +17,9 @@ pub struct DialHeader {
 
 /// The first line of a connection is not a header.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a connection to be passed on must begin with 4 or 6, a blank, a port of five digits and a newline")]
+#[error(
+    "a connection to be passed on must begin with 4 or 6, a blank, a port of five digits and a newline"
+)]
 pub struct DialHeaderError;
 
 impl DialHeader {
@@ -74,7 +76,13 @@ mod tests {
 
     #[test]
     fn other_headers_are_refused() {
-        for bad in [b"4 65536\n", b"5 00080\n", b"4 +0080\n", b"4-00080\n", b"4 000800"] {
+        for bad in [
+            b"4 65536\n",
+            b"5 00080\n",
+            b"4 +0080\n",
+            b"4-00080\n",
+            b"4 000800",
+        ] {
             assert_eq!(DialHeader::from_bytes(bad), Err(DialHeaderError));
         }
     }

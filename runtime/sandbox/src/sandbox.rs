@@ -101,8 +101,7 @@ impl Sandbox {
         let up = async {
             let files = (started.file_server, started.console);
             let (network, interfaces) = network.await.unwrap_or_default();
-            let places =
-                boot::boot(&machine, config, &options, host, files, interfaces).await?;
+            let places = boot::boot(&machine, config, &options, host, files, interfaces).await?;
             let hello = boot::hello(&machine, config, started.hello).await?;
             phases.now("hello");
             let agent = Agent::connect(machine.clone()).await?;

@@ -9,7 +9,11 @@ fn dial(listener: &TcpListener, address: &str) -> Option<String> {
     let _connection = TcpStream::connect(address).ok()?;
     let (taken, _) = listener.accept().unwrap();
     let dialled = taken.local_addr().unwrap();
-    Some(format!("{} {}", dialled.ip().to_canonical(), dialled.port()))
+    Some(format!(
+        "{} {}",
+        dialled.ip().to_canonical(),
+        dialled.port()
+    ))
 }
 
 #[tokio::test]

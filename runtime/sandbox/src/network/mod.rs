@@ -232,7 +232,7 @@ impl From<WireError> for SandboxError {
 }
 
 #[cfg(test)]
+mod test_namespace;
+#[cfg(test)]
 #[path = "network_test.rs"]
 mod tests;
-#[cfg(test)]
-mod test_namespace;

@@ -29,7 +29,10 @@ async fn interfaces_are_connected_once_and_all_of_it_is_undone() {
     let new = network.connect().await.unwrap();
     assert_eq!(new.len(), 1);
     let shown = pod.traces();
-    assert!(shown.contains("caisson0") && shown.contains("caisson1"), "{shown}");
+    assert!(
+        shown.contains("caisson0") && shown.contains("caisson1"),
+        "{shown}"
+    );
 
     drop((devices, new));
     network.disconnect().await;
