@@ -2,7 +2,7 @@ use caisson_netlink::Netlink;
 use caisson_protocol::agent::{Interface, Neighbour};
 
 use super::super::test_namespace::TestNamespace;
-use super::survey;
+use super::{is_of_interface, survey};
 
 fn interfaces(namespace: &TestNamespace) -> Vec<Interface> {
     let look = || survey(&mut Netlink::open().unwrap()).unwrap();
@@ -136,4 +136,12 @@ async fn what_cannot_be_the_guests_stays_where_it_is() {
     }
     let names: Vec<_> = interfaces(&pod).into_iter().map(|i| i.name).collect();
     assert_eq!(names, ["net1", "br0"]);
+}
+
+#[test]
+fn a_hardware_address_is_that_of_one_interface() {
+    assert!(is_of_interface(&[2, 0, 0, 0, 0, 1]));
+    for mac in [&[][..], &[0; 6], &[2, 0, 0, 0, 1], &[1, 0, 0, 0, 0, 1]] {
+        assert!(!is_of_interface(mac), "{mac:?}");
+    }
 }
