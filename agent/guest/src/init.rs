@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use caisson_protocol::{AGENT_PORT, HELLO_PORT, Hello, STREAM_PORT, VERSION};
+use caisson_protocol::{AGENT_PORT, DIAL_PORT, HELLO_PORT, Hello, STREAM_PORT, VERSION};
 use tokio::sync::Notify;
 
 use crate::boot::{self, kernel, loopback, mounts, phase, power};
@@ -16,6 +16,7 @@ use crate::cgroup;
 use crate::container::Tools;
 use crate::error::{AgentError, Doing};
 use crate::launch::Launcher;
+use crate::localhost;
 use crate::pod::Pod;
 use crate::reaper::Reaper;
 use crate::service::Service;
@@ -102,6 +103,8 @@ async fn serve(missing: Vec<&'static str>) -> Result<(), AgentError> {
     };
     let mut reaper = tokio::spawn(tools.reaper.clone().run());
     let mut streams = tokio::spawn(tools.streams.clone().serve(streams_listener));
+    let dials = Listener::vsock(DIAL_PORT).doing("listen for connections on vsock")?;
+    let mut localhost = tokio::spawn(localhost::serve(dials));
     let service = Service::new(Arc::new(Pod::new(tools)), Arc::clone(&shutdown));
     let _server = service
         .serve(requests)
@@ -114,6 +117,7 @@ async fn serve(missing: Vec<&'static str>) -> Result<(), AgentError> {
         () = shutdown.notified() => {}
         result = &mut reaper => return Err(ended("collecting processes", result)),
         result = &mut streams => return Err(ended("accepting streams", result)),
+        result = &mut localhost => return Err(ended("accepting connections", result)),
     }
     Err(AgentError::Internal(format!(
         "cannot reset the machine: {}",

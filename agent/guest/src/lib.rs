@@ -14,6 +14,7 @@ pub mod guest_devices;
 pub mod identifier;
 pub mod init;
 pub mod launch;
+pub mod localhost;
 pub mod network;
 pub mod pod;
 pub mod process;

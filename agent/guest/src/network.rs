@@ -39,10 +39,7 @@ pub fn set(interfaces: &[Interface]) -> Result<(), AgentError> {
     configure(&mut netlink, &devices)
 }
 
-fn configure(
-    netlink: &mut Netlink,
-    devices: &[(Device, &Interface)],
-) -> Result<(), AgentError> {
+fn configure(netlink: &mut Netlink, devices: &[(Device, &Interface)]) -> Result<(), AgentError> {
     let new: Vec<u32> = devices
         .iter()
         .filter(|(device, _)| !device.is_up)

@@ -37,7 +37,10 @@ fn in_namespace(test: impl FnOnce(Device, Device) + Send + 'static) {
 /// `ip ARGUMENTS…`, what it prints.
 #[track_caller]
 fn ip(arguments: &str) -> String {
-    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    let output = Command::new("ip")
+        .args(arguments.split(' '))
+        .output()
+        .unwrap();
     assert!(output.status.success(), "ip {arguments}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
@@ -46,7 +49,10 @@ fn ip(arguments: &str) -> String {
 fn assert_shows(arguments: &str, words: &[&str]) {
     let shown = ip(arguments);
     for word in words {
-        assert!(shown.contains(word), "ip {arguments} shows no {word:?}:\n{shown}");
+        assert!(
+            shown.contains(word),
+            "ip {arguments} shows no {word:?}:\n{shown}"
+        );
     }
 }
 
@@ -130,7 +136,10 @@ fn an_interface_gets_its_name_mtu_addresses_routes_and_neighbours() {
             ],
         );
         let shown = ip("address show net1");
-        assert!(!shown.contains("tentative") && !shown.contains("fe80"), "{shown}");
+        assert!(
+            !shown.contains("tentative") && !shown.contains("fe80"),
+            "{shown}"
+        );
         assert_shows(
             "-4 route",
             &[
@@ -140,9 +149,18 @@ fn an_interface_gets_its_name_mtu_addresses_routes_and_neighbours() {
                 "10.8.0.0/16 via inet6 fd00::1 dev net1",
             ],
         );
-        assert!(!ip("-4 route").contains("10.1.0.0/16"), "the kernel made a route");
-        assert_shows("-6 route", &["fd00::/64 dev net1", "default via fd00::1 dev net1"]);
-        assert_shows("neigh", &["169.254.1.1 dev net1 lladdr ee:ee:ee:ee:ee:ee PERMANENT"]);
+        assert!(
+            !ip("-4 route").contains("10.1.0.0/16"),
+            "the kernel made a route"
+        );
+        assert_shows(
+            "-6 route",
+            &["fd00::/64 dev net1", "default via fd00::1 dev net1"],
+        );
+        assert_shows(
+            "neigh",
+            &["169.254.1.1 dev net1 lladdr ee:ee:ee:ee:ee:ee PERMANENT"],
+        );
 
         // Once more, with something new.
         let more = Interface {
@@ -155,7 +173,10 @@ fn an_interface_gets_its_name_mtu_addresses_routes_and_neighbours() {
             ..device
         };
         configure(&mut netlink, &[(device, &more)]).unwrap();
-        assert_shows("address show net1", &["10.1.2.3/16", "10.1.2.4/16", "fd00::3/64"]);
+        assert_shows(
+            "address show net1",
+            &["10.1.2.3/16", "10.1.2.4/16", "fd00::3/64"],
+        );
     });
 }
 
@@ -190,7 +211,11 @@ fn what_the_kernel_refuses_is_named_and_the_interface_is_down_again() {
         let message = error.to_string();
         assert!(message.contains("\"eth0\""), "{message}");
         assert!(message.contains("default via 10.0.0.1"), "{message}");
-        assert!(!ip("link show eth0").contains("UP"), "{}", ip("link show eth0"));
+        assert!(
+            !ip("link show eth0").contains("UP"),
+            "{}",
+            ip("link show eth0")
+        );
     });
 }
 

@@ -6,9 +6,11 @@
 //! - A stream is a vsock connection whose first line is its number ([`StreamId`]). The end of the
 //!   data is a half-close, backpressure is the credit of vsock.
 
+mod dial;
 mod hello;
 mod stream;
 
+pub use dial::{DIAL_HEADER, DialHeader, DialHeaderError};
 pub use hello::{Hello, HelloError, MAX_HELLO};
 pub use stream::{MAX_STREAM_HEADER, StreamHeaderError, StreamId};
 
@@ -24,6 +26,9 @@ pub use generated::{agent, agent_ttrpc};
 pub const AGENT_PORT: u32 = 1024;
 /// Port in the guest on which the agent takes the standard streams of processes.
 pub const STREAM_PORT: u32 = 1025;
+/// Port in the guest on which the agent takes connections to the guest's loopback addresses. It says
+/// one byte when it is connected.
+pub const DIAL_PORT: u32 = 1026;
 /// Port of the host to which the agent says [`Hello`].
 pub const HELLO_PORT: u32 = 1024;
 /// Context id of the host (virtio 1.3 §5.10.4).

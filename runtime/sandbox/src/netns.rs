@@ -123,10 +123,7 @@ impl AsFd for NetworkNamespace {
     }
 }
 
-fn run_in<T: Send>(
-    namespace: BorrowedFd<'_>,
-    work: impl FnOnce() -> T + Send,
-) -> io::Result<T> {
+fn run_in<T: Send>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("netns".into());
         let running = thread.spawn_scoped(scope, || join(namespace).map(|()| work()))?;

@@ -15,7 +15,7 @@ use crate::growth::Growth;
 use crate::machine::{self, HostFiles, Machine, MachineParts, Phases};
 use crate::mounts::{ContainerDir, StateDir};
 use crate::netns::NetworkNamespace;
-use crate::network::{self, Network};
+use crate::network::{self, Localhost, Network};
 use crate::pod_process::PodProcess;
 use crate::{Config, ErrorKind, SandboxError, SandboxOptions, VmEnd, boot, guest_text, identifier};
 
@@ -37,6 +37,8 @@ pub struct Sandbox {
     /// With the pod's network namespace on the host, which lives as long as the pod, whoever ends
     /// the process in it.
     pub(crate) network: Network,
+    /// For a namespace that others can enter by its path.
+    _localhost: Option<Localhost>,
     /// `None` once it is removed. Locked while it is being removed.
     state: Mutex<Option<Arc<StateDir>>>,
 }
@@ -99,8 +101,7 @@ impl Sandbox {
         let up = async {
             let files = (started.file_server, started.console);
             let (network, interfaces) = network.await.unwrap_or_default();
-            let places =
-                boot::boot(&machine, config, &options, host, files, interfaces).await?;
+            let places = boot::boot(&machine, config, &options, host, files, interfaces).await?;
             let hello = boot::hello(&machine, config, started.hello).await?;
             phases.now("hello");
             let agent = Agent::connect(machine.clone()).await?;
@@ -113,6 +114,7 @@ impl Sandbox {
             Ok::<_, SandboxError>((hello, agent))
         };
         let mut pod_process = None;
+        let mut relay = None;
         let stand_in = async {
             let namespace = namespace.opened().await?;
             let network = Network::new(namespace, options.netns.as_deref(), state.path())?;
@@ -120,6 +122,7 @@ impl Sandbox {
                 let interfaces = network.connect().await?;
                 // Without a receiver the boot has failed.
                 drop(prepared.send((Some(network.clone()), interfaces)));
+                relay = localhost(&network, &machine).await;
             }
             let netns = network.namespace();
             pod_process = Some(PodProcess::start(config, netns, &machine, state.path())?);
@@ -149,6 +152,7 @@ impl Sandbox {
             phases,
             pod_process,
             network,
+            _localhost: relay,
             state: Mutex::new(Some(state)),
         }))
     }
@@ -236,6 +240,21 @@ impl Sandbox {
     /// A number for a standard stream, never 0.
     pub(crate) fn stream_number(&self) -> u64 {
         self.next_stream.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Relays connections to the loopback addresses of the pod's namespace, while the guest boots. A pod
+/// is of use without.
+async fn localhost(network: &Network, machine: &Arc<Machine>) -> Option<Localhost> {
+    match network.relay_localhost(machine).await {
+        Ok(relay) => Some(relay),
+        Err(error) => {
+            tracing::warn!(
+                "port-forward will not reach what listens on the pod's 127.0.0.1: {error}; the \
+                 kernel must be 5.9 or newer, with CONFIG_BPF_SYSCALL and CONFIG_NET_SOCK_MSG"
+            );
+            None
+        }
     }
 }
 

@@ -77,7 +77,9 @@ impl NetworkNamespace {
 
 impl Drop for NetworkNamespace {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "delete", self.0]).status();
+        let _ = Command::new("ip")
+            .args(["netns", "delete", self.0])
+            .status();
         // What the first call of ip makes for all.
         if fs::read_dir(PLACE).is_ok_and(|mut all| all.next().is_none()) {
             let _ = Command::new("umount").arg(PLACE).status();

@@ -33,7 +33,7 @@ const VARIABLE: &str = "CAISSON_SHIMTEST";
 /// Suites that are left out, and why. docs/conformance.md says more.
 const SKIPPED: [(&str, &str); 5] = [
     ("layers", "layers as EROFS images are not taken yet"),
-    ("net", "containers have no network yet"),
+    ("net", "not tried yet"),
     ("sandbox", "the sandbox service is not offered"),
     ("transfer", "the transfer service is not offered"),
     ("uds", "sockets of the host are refused"),

@@ -40,7 +40,11 @@ pub(super) fn add_all(
         netlink
             .change(message, NLM_F_CREATE | NLM_F_REPLACE)
             .map_err(|error| {
-                refused(interface, &format!("it cannot know neighbour {who}"), &error)
+                refused(
+                    interface,
+                    &format!("it cannot know neighbour {who}"),
+                    &error,
+                )
             })?;
     }
     Ok(())

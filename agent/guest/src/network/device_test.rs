@@ -32,8 +32,14 @@ fn a_device_is_found_by_its_slot() {
     let [(first, _), (second, _)] = found.as_slice() else {
         panic!("{found:?}");
     };
-    assert_eq!((first.index, first.name.as_str(), first.is_up), (3, "eth1", true));
-    assert_eq!((second.index, second.name.as_str(), second.is_up), (2, "eth0", false));
+    assert_eq!(
+        (first.index, first.name.as_str(), first.is_up),
+        (3, "eth1", true)
+    );
+    assert_eq!(
+        (second.index, second.name.as_str(), second.is_up),
+        (2, "eth0", false)
+    );
 }
 
 #[test]
@@ -41,7 +47,10 @@ fn the_bus_is_searched_for_what_is_missing_and_then_its_slot_is_named() {
     let pci = tempfile::tempdir().unwrap();
     fs::create_dir_all(pci.path().join("devices/0000:00:05.0/virtio1")).unwrap();
     let error = find_all_below(pci.path(), &[in_slot(5)]).unwrap_err();
-    assert!(matches!(error, AgentError::FailedPrecondition(_)), "{error}");
+    assert!(
+        matches!(error, AgentError::FailedPrecondition(_)),
+        "{error}"
+    );
     assert!(error.to_string().contains("slot 5"), "{error}");
     assert_eq!(fs::read_to_string(pci.path().join("rescan")).unwrap(), "1");
 }

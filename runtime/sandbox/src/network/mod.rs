@@ -12,9 +12,11 @@
 
 mod addresses;
 mod guest;
+mod localhost;
 mod record;
 mod redirect;
 mod routes;
+mod steer;
 mod survey;
 mod tap;
 mod wire;
@@ -28,6 +30,7 @@ use caisson_control::{Limits, NetConfig};
 use caisson_netlink::Netlink;
 use caisson_protocol::agent::Interface;
 
+pub(crate) use self::localhost::Localhost;
 use self::record::Record;
 pub(crate) use self::record::undo_recorded;
 use self::survey::Found;
@@ -229,7 +232,7 @@ impl From<WireError> for SandboxError {
 }
 
 #[cfg(test)]
+mod test_namespace;
+#[cfg(test)]
 #[path = "network_test.rs"]
 mod tests;
-#[cfg(test)]
-mod test_namespace;

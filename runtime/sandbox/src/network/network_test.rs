@@ -29,11 +29,14 @@ async fn interfaces_are_connected_once_and_all_of_it_is_undone() {
     let new = network.connect().await.unwrap();
     assert_eq!(new.len(), 1);
     let shown = pod.traces();
-    assert!(shown.contains("caisson0") && shown.contains("caisson1"), "{shown}");
+    assert!(
+        shown.contains("caisson0") && shown.contains("caisson1"),
+        "{shown}"
+    );
 
     drop((devices, new));
     network.disconnect().await;
-    assert_eq!(pod.traces(), "");
+    pod.assert_left("");
 }
 
 #[tokio::test]
@@ -47,7 +50,7 @@ async fn a_handle_that_is_dropped_undoes_it_too() {
     drop(network.connect().await.unwrap());
     assert!(pod.traces().contains("ingress"), "{}", pod.traces());
     drop(network);
-    assert_eq!(pod.traces(), "");
+    pod.assert_left("");
 }
 
 #[tokio::test]
@@ -63,7 +66,7 @@ async fn when_one_interface_cannot_be_connected_none_is() {
     let network = network(&pod, state.path()).await;
     let error = network.connect().await.unwrap_err();
     assert!(error.to_string().contains("net1"), "{error}");
-    assert_eq!(pod.traces(), before);
+    pod.assert_left(&before);
 }
 
 #[tokio::test]
@@ -76,7 +79,7 @@ async fn what_a_dead_shim_left_is_undone_from_its_record() {
     let network = network(&pod, state.path()).await;
     drop(network.connect().await.unwrap());
     undo_recorded(state.path()).unwrap();
-    assert_eq!(pod.traces(), "");
+    pod.assert_left("");
     // Without a record, or with one of a namespace that is gone, there is nothing to do.
     undo_recorded(Path::new("/no/such/place")).unwrap();
     std::fs::write(state.path().join("netns"), "/no/such/netns").unwrap();

@@ -117,13 +117,19 @@ impl Link {
             "it is a part of another interface"
         } else if self.flags.contains(LinkFlags::Noarp) {
             "nobody answers ARP there"
-        } else if self.mac.len() != 6 || self.mac.first().is_none_or(|first| first & 1 == 1) {
+        } else if !is_of_interface(&self.mac) {
             "its hardware address is not that of an interface"
         } else {
             return None;
         };
         Some(Unfit::Because(reason))
     }
+}
+
+/// Neither of a group nor empty.
+fn is_of_interface(mac: &[u8]) -> bool {
+    let is_group = mac.first().is_none_or(|first| first & 1 == 1);
+    mac.len() == 6 && !is_group && mac.iter().any(|byte| *byte != 0)
 }
 
 #[cfg(test)]

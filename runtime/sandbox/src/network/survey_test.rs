@@ -2,7 +2,7 @@ use caisson_netlink::Netlink;
 use caisson_protocol::agent::{Interface, Neighbour};
 
 use super::super::test_namespace::TestNamespace;
-use super::survey;
+use super::{is_of_interface, survey};
 
 fn interfaces(namespace: &TestNamespace) -> Vec<Interface> {
     let look = || survey(&mut Netlink::open().unwrap()).unwrap();
@@ -11,7 +11,10 @@ fn interfaces(namespace: &TestNamespace) -> Vec<Interface> {
 }
 
 fn v6(text: &str) -> Vec<u8> {
-    text.parse::<std::net::Ipv6Addr>().unwrap().octets().to_vec()
+    text.parse::<std::net::Ipv6Addr>()
+        .unwrap()
+        .octets()
+        .to_vec()
 }
 
 #[tokio::test]
@@ -55,7 +58,14 @@ async fn an_interface_is_found_with_all_it_has() {
         .addresses
         .iter()
         .filter(|address| address.scope == 0)
-        .map(|a| (a.address.clone(), a.prefix, a.peer.clone(), a.broadcast.clone()))
+        .map(|a| {
+            (
+                a.address.clone(),
+                a.prefix,
+                a.peer.clone(),
+                a.broadcast.clone(),
+            )
+        })
         .collect();
     assert_eq!(
         addresses,
@@ -76,7 +86,10 @@ async fn an_interface_is_found_with_all_it_has() {
     };
     let default = find(false, &[]).unwrap();
     assert_eq!(default.gateway, [169, 254, 1, 1]);
-    assert_eq!((default.metric, default.mtu, default.advmss), (7, 1300, 1200));
+    assert_eq!(
+        (default.metric, default.mtu, default.advmss),
+        (7, 1300, 1200)
+    );
     let onlink = find(false, &[10, 9, 0, 0]).unwrap();
     assert_eq!((onlink.onlink, onlink.source), (true, vec![10, 1, 2, 3]));
     assert_eq!(find(false, &[10, 8, 0, 0]).unwrap().gateway, v6("fd00::1"));
@@ -87,7 +100,11 @@ async fn an_interface_is_found_with_all_it_has() {
     assert_eq!(find(false, &[10, 7, 0, 0]), None);
     assert_eq!(find(false, &[10, 6, 0, 0]), None);
     // First those without which the others lead nowhere.
-    let gateways: Vec<_> = interface.routes.iter().map(|r| !r.gateway.is_empty()).collect();
+    let gateways: Vec<_> = interface
+        .routes
+        .iter()
+        .map(|r| !r.gateway.is_empty())
+        .collect();
     assert!(gateways.is_sorted(), "{gateways:?}");
     let by_hand = Neighbour {
         address: vec![169, 254, 1, 1],
@@ -119,4 +136,12 @@ async fn what_cannot_be_the_guests_stays_where_it_is() {
     }
     let names: Vec<_> = interfaces(&pod).into_iter().map(|i| i.name).collect();
     assert_eq!(names, ["net1", "br0"]);
+}
+
+#[test]
+fn a_hardware_address_is_that_of_one_interface() {
+    assert!(is_of_interface(&[2, 0, 0, 0, 0, 1]));
+    for mac in [&[][..], &[0; 6], &[2, 0, 0, 0, 1], &[1, 0, 0, 0, 0, 1]] {
+        assert!(!is_of_interface(mac), "{mac:?}");
+    }
 }

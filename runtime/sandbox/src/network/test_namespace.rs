@@ -2,6 +2,8 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use crate::netns::NetworkNamespace;
 
@@ -47,6 +49,19 @@ impl TestNamespace {
         ));
         self.run(&format!("ip link set {name} up"));
         other.run(&format!("ip link set {peer} up"));
+    }
+
+    /// Checks that `expected` is left of connections. A program that another test is starting holds
+    /// the descriptors of taps until its exec, so they may be gone a moment later.
+    #[track_caller]
+    pub(super) fn assert_left(&self, expected: &str) {
+        for _ in 0..200 {
+            if self.traces() == expected {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(self.traces(), expected);
     }
 
     /// What is left of a connection: taps and rules.

@@ -93,7 +93,11 @@ pub(super) fn disconnect(netlink: &mut Netlink, index: u32) {
     match undo(netlink, index) {
         Ok(()) => {}
         // The interface has left, and the rule with it.
-        Err(error) if matches!(error.errno(), Some(libc::ENODEV | libc::ENOENT | libc::EINVAL)) => {}
+        Err(error)
+            if matches!(
+                error.errno(),
+                Some(libc::ENODEV | libc::ENOENT | libc::EINVAL)
+            ) => {}
         Err(error) => tracing::warn!("the rule on interface {index} was not removed: {error}"),
     }
 }

@@ -62,7 +62,11 @@ async fn what_comes_to_the_interface_goes_to_the_tap_and_back() {
     let say = || UdpSocket::bind("10.0.0.1:0")?.send_to(b"hello", "10.0.0.2:9");
     assert_eq!(host.0.run_blocking(say).unwrap().unwrap(), 5);
     let question = frame_with(&mut tap, &[0xff; 6]);
-    assert_eq!(question.get(12..14), Some(&[0x08, 0x06][..]), "{question:?}");
+    assert_eq!(
+        question.get(12..14),
+        Some(&[0x08, 0x06][..]),
+        "{question:?}"
+    );
     // ARP: the answer is the question turned round (RFC 826).
     let (asker, mac) = (&question[6..12], [2, 0xca, 0x15, 0x50, 0, 9]);
     let mut answer = vec![0; HEADER];
@@ -84,7 +88,7 @@ async fn what_comes_to_the_interface_goes_to_the_tap_and_back() {
     assert!(!pod.traces().contains("caisson"), "{}", pod.traces());
     let tidy = || disconnect(&mut Netlink::open().unwrap(), index);
     pod.0.run_blocking(tidy).unwrap();
-    assert_eq!(pod.traces(), "");
+    pod.assert_left("");
     // There is nothing left to be done a second time.
     pod.0.run_blocking(tidy).unwrap();
 }
@@ -98,7 +102,10 @@ async fn the_tap_has_the_interfaces_mtu_and_no_address_of_its_own() {
     pod.run("ip link set eth0 mtu 9000");
     let _connected = connect_in(&pod).unwrap();
     let shown = pod.run("ip addr show caisson0");
-    assert!(shown.contains("mtu 9000") && shown.contains(",UP"), "{shown}");
+    assert!(
+        shown.contains("mtu 9000") && shown.contains(",UP"),
+        "{shown}"
+    );
     assert!(!shown.contains("inet"), "{shown}");
 }
 
@@ -113,5 +120,5 @@ async fn an_interface_that_is_taken_is_named_and_left_alone() {
     let error = connect_in(&pod).unwrap_err();
     assert!(matches!(error, WireError::Taken { .. }), "{error}");
     assert!(error.to_string().starts_with("eth0 "), "{error}");
-    assert_eq!(pod.traces(), before);
+    pod.assert_left(&before);
 }

@@ -23,7 +23,9 @@ use caisson_control::{
     BootConfig, CONTROL_FD, Channel, DeviceConfig, Event, Exit, ExitReason, FileRole, FromVmm,
     Metrics, Phase, RefusalKind, Reply, Request, ToVmm,
 };
-use caisson_protocol::{AGENT_PORT, HELLO_PORT, Hello, STREAM_PORT, VERSION};
+use caisson_protocol::{
+    AGENT_PORT, DIAL_HEADER, DIAL_PORT, DialHeader, HELLO_PORT, Hello, STREAM_PORT, VERSION,
+};
 
 fn main() {
     let name = std::env::args().next().unwrap_or_default();
@@ -94,6 +96,24 @@ fn vmm() {
     };
     vmm.boot(message.id);
     vmm.serve();
+}
+
+/// On port 80 somebody listens, who says what was dialled and repeats what he hears.
+fn answer_dial(socket: OwnedFd) {
+    let mut socket = UnixStream::from(socket);
+    socket.set_nonblocking(false).unwrap();
+    std::thread::spawn(move || {
+        let mut header = [0; DIAL_HEADER];
+        socket.read_exact(&mut header).unwrap();
+        let header = DialHeader::from_bytes(&header).unwrap();
+        if header.port != 80 {
+            return;
+        }
+        writeln!(socket, "+IPv6: {}", header.ipv6).unwrap();
+        let mut heard = Vec::new();
+        socket.read_to_end(&mut heard).unwrap();
+        socket.write_all(&heard).unwrap();
+    });
 }
 
 impl Vmm {
@@ -248,6 +268,10 @@ impl Vmm {
                 Request::ConnectGuest { port: STREAM_PORT } => {
                     agent.stream(files.next().unwrap());
                     self.reply(message.id, Reply::Connected);
+                }
+                Request::ConnectGuest { port: DIAL_PORT } => {
+                    self.reply(message.id, Reply::Connected);
+                    answer_dial(files.next().unwrap());
                 }
                 Request::SetVcpus { .. } if self.has_fault("makes-no-vcpus") => self.reply(
                     message.id,

@@ -1,7 +1,7 @@
 //! The pod's network, from its namespace to what the agent is told.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use caisson_sandbox::{Config, ErrorKind, Sandbox, SandboxOptions, clean_up};
@@ -44,7 +44,7 @@ impl Drop for Namespace {
 }
 
 #[track_caller]
-fn run(netns: &PathBuf, line: &str) -> String {
+fn run(netns: &Path, line: &str) -> String {
     let output = Command::new("nsenter")
         .arg(format!("--net={}", netns.display()))
         .args(line.split(' '))
@@ -56,16 +56,27 @@ fn run(netns: &PathBuf, line: &str) -> String {
 
 /// An interface that is up and has one address.
 #[track_caller]
-fn add(netns: &PathBuf, name: &str) {
-    run(netns, &format!("ip link add {name} type veth peer name p-{name}"));
+fn add(netns: &Path, name: &str) {
+    run(
+        netns,
+        &format!("ip link add {name} type veth peer name p-{name}"),
+    );
     run(netns, &format!("ip addr add 10.0.0.1/24 dev {name}"));
     run(netns, &format!("ip link set {name} addrgenmode none up"));
 }
 
 /// Taps and rules.
-fn traces(netns: &PathBuf) -> (usize, usize) {
-    let count = |line, word: &str| run(netns, line).lines().filter(|l| l.contains(word)).count();
-    (count("ip -o link", "caisson"), count("tc qdisc show", "ingress"))
+fn traces(netns: &Path) -> (usize, usize) {
+    let count = |line, word: &str| {
+        run(netns, line)
+            .lines()
+            .filter(|l| l.contains(word))
+            .count()
+    };
+    (
+        count("ip -o link", "caisson"),
+        count("tc qdisc show", "ingress"),
+    )
 }
 
 fn notes(pod: &Pod) -> String {
@@ -143,7 +154,10 @@ fn docker_fills_a_namespace_that_was_made_for_it() {
         soon(sandbox.create_container(pod.container("web", "sleep")))
             .await
             .unwrap();
-        add(&format!("/proc/{}/ns/net", sandbox.pid()).into(), "eth0");
+        add(
+            Path::new(&format!("/proc/{}/ns/net", sandbox.pid())),
+            "eth0",
+        );
         soon(sandbox.start_process(&init("web"))).await.unwrap();
         assert_eq!(notes(pod), "slot 16: eth0, 1 addresses\n");
         soon(sandbox.stop()).await;
@@ -174,9 +188,12 @@ fn an_interface_that_cannot_be_plugged_fails_the_start_and_can_be_tried_again() 
         in_pod(async move |pod| {
             let namespace = Namespace::new();
             namespace.add("eth0");
-            let sandbox = soon(Sandbox::start(&config(pod, fault), options(pod, &namespace)))
-                .await
-                .unwrap();
+            let sandbox = soon(Sandbox::start(
+                &config(pod, fault),
+                options(pod, &namespace),
+            ))
+            .await
+            .unwrap();
             soon(sandbox.create_container(pod.container("web", "sleep")))
                 .await
                 .unwrap();
@@ -230,5 +247,35 @@ fn clean_up_undoes_what_a_dead_shim_left_in_the_namespace() {
         pod::kill(pod.process("vmm"));
         clean_up(&pod.state_dir()).unwrap();
         assert_eq!(traces(&namespace.path()), (0, 0));
+    });
+}
+
+#[test]
+fn what_is_dialled_on_localhost_in_the_namespace_is_dialled_in_the_guest() {
+    in_pod(async |pod| {
+        let namespace = Namespace::new();
+        run(&namespace.path(), "ip link set lo up");
+        let sandbox = soon(Sandbox::start(&config(pod, ""), options(pod, &namespace)))
+            .await
+            .unwrap();
+        let netns = namespace.path();
+        let dial = move |address: &str| {
+            let script = format!("echo question | busybox nc {address} 2>&1; true");
+            let output = Command::new("nsenter")
+                .arg(format!("--net={}", netns.display()))
+                .args(["sh", "-c", &script])
+                .output()
+                .unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let dialled = tokio::task::spawn_blocking(move || {
+            ["127.0.0.1 80", "::1 80", "127.0.0.1 81"].map(dial)
+        });
+        let [v4, v6, nobody] = soon(dialled).await.unwrap();
+        assert_eq!(v4, "IPv6: false\nquestion\n");
+        assert_eq!(v6, "IPv6: true\nquestion\n");
+        assert_eq!(nobody, "");
+        soon(sandbox.stop()).await;
+        pod.assert_nothing_left();
     });
 }
