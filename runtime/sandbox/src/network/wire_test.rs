@@ -85,7 +85,6 @@ async fn what_comes_to_the_interface_goes_to_the_tap_and_back() {
     assert!(neighbours.contains("02:ca:15:50:00:09"), "{neighbours}");
 
     drop(tap);
-    assert!(!pod.traces().contains("caisson"), "{}", pod.traces());
     let tidy = || disconnect(&mut Netlink::open().unwrap(), index);
     pod.0.run_blocking(tidy).unwrap();
     pod.assert_left("");
