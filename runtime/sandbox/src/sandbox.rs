@@ -262,6 +262,7 @@ fn check(options: &SandboxOptions) -> Result<(), SandboxError> {
 /// Fails when something could not be killed or removed.
 pub fn clean_up(state_dir: &Path) -> io::Result<Option<u32>> {
     let pid = machine::kill_recorded(state_dir)?;
+    machine::release_dead(state_dir)?;
     StateDir::remove(state_dir)?;
     Ok(pid)
 }

@@ -33,11 +33,11 @@ pub(crate) struct Running {
 /// Streams that were opened, by number.
 type Streams = Arc<watch::Sender<HashMap<u64, Arc<Mutex<Option<UnixStream>>>>>>;
 
-/// Starts the agent on threads of its own.
-pub(crate) fn start() -> Running {
+/// Starts the agent on threads of its own. `name` is one that no other fake VMM has.
+pub(crate) fn start(name: u64) -> Running {
     let streams: Streams = Arc::new(watch::Sender::new(HashMap::new()));
     // Abstract: it leaves nothing in the file system.
-    let address = format!("unix://@caisson-fake-agent-{}", std::process::id());
+    let address = format!("unix://@caisson-fake-agent-{name}");
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn({
         let (streams, address) = (streams.clone(), address.clone());
