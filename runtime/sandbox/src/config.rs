@@ -14,6 +14,10 @@
 //! max_memory_mib = 4096     # likewise
 //! kernel_parameters = ""    # appended to the guest's command line
 //!
+//! [jail]
+//! first_id = 2100000000     # the user and group of a pod's VMM is one of those from here on
+//! ids = 65536               # how many there are, and so how many pods at the same time
+//!
 //! [debug]
 //! console_dir = "/var/log/caisson"   # keep the guests' consoles here; not set by default
 //! ```
@@ -38,6 +42,22 @@ pub const MAX_MEMORY_MIB: u32 = 1024 * 1024;
 /// Longest `vm.kernel_parameters`: with our own parameters it stays below the 2048 bytes that
 /// Linux keeps of a command line on x86.
 const MAX_KERNEL_PARAMETERS: usize = 1024;
+
+/// Least number of a user for a VMM: those below belong to the system.
+const MIN_ID: u32 = 1000;
+/// Most of them, so that numbers of users never reach their largest with [`MAX_IDS`] more.
+const MAX_ID: u32 = 4_000_000_000;
+/// Most users for VMMs.
+const MAX_IDS: u32 = 1 << 24;
+
+/// The numbers of users and groups for VMMs, of which each that runs has one of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ids {
+    /// The first.
+    pub first: u32,
+    /// How many there are.
+    pub count: u32,
+}
 
 /// The settings of an installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +84,8 @@ pub struct Config {
     pub max_memory_mib: Option<u32>,
     /// Appended to the command line of the guest's kernel.
     pub kernel_parameters: String,
+    /// Who VMMs run as.
+    pub ids: Ids,
     /// Directory that keeps a file with the console of each guest.
     pub console_dir: Option<PathBuf>,
 }
@@ -81,6 +103,12 @@ impl Default for Config {
             max_vcpus: None,
             max_memory_mib: None,
             kernel_parameters: String::new(),
+            // Below the numbers that are negative to some programs, and above those that are given
+            // to users, to containers and, by directories, to people.
+            ids: Ids {
+                first: 2_100_000_000,
+                count: 65_536,
+            },
             console_dir: None,
         }
     }
@@ -126,6 +154,7 @@ struct File {
     file_server: Option<Spanned<PathBuf>>,
     pod_process: Option<Spanned<PathBuf>>,
     vm: Vm,
+    jail: Jail,
     debug: Debug,
 }
 
@@ -137,6 +166,13 @@ struct Vm {
     max_vcpus: Option<Spanned<i64>>,
     max_memory_mib: Option<Spanned<i64>>,
     kernel_parameters: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Jail {
+    first_id: Option<Spanned<i64>>,
+    ids: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -198,6 +234,10 @@ impl Config {
                 MAX_MEMORY_MIB,
             )?,
             kernel_parameters: text.kernel_parameters(parsed.vm.kernel_parameters)?,
+            ids: Ids {
+                first: text.number(parsed.jail.first_id, MIN_ID, MAX_ID, default.ids.first)?,
+                count: text.number(parsed.jail.ids, 1, MAX_IDS, default.ids.count)?,
+            },
             console_dir: parsed
                 .debug
                 .console_dir

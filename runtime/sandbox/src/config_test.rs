@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, Ids};
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(text, Path::new("/etc/caisson/config.toml"))
@@ -19,6 +19,7 @@ fn every_key_is_taken() {
         "kernel = '/k'\ninitrd = '/i'\nvmm = '/v'\nfile_server = '/f'\n\
          pod_process = '/p'\n\
          [vm]\nvcpus = 4\nmemory_mib = 512\nmax_vcpus = 8\nmax_memory_mib = 4096\nkernel_parameters = 'a=1 b'\n\
+         [jail]\nfirst_id = 70000\nids = 1000\n\
          [debug]\nconsole_dir = '/var/log/caisson'\n",
     )
     .unwrap();
@@ -35,6 +36,10 @@ fn every_key_is_taken() {
             max_vcpus: Some(8),
             max_memory_mib: Some(4096),
             kernel_parameters: "a=1 b".into(),
+            ids: Ids {
+                first: 70_000,
+                count: 1000,
+            },
             console_dir: Some("/var/log/caisson".into()),
         }
     );
@@ -54,6 +59,12 @@ fn what_is_wrong_is_told_with_file_line_and_key() {
             2,
             &["memory", "`vcpus`", "`memory_mib`"],
         ),
+        (
+            "[jail]\nfirst_id = 0\n",
+            2,
+            &["first_id", "0", "1000 to 4000000000"],
+        ),
+        ("[jail]\nids = 0\n", 2, &["`ids`", "0", "1 to 16777216"]),
         ("[vm]\nvcpus = 0\n", 2, &["vcpus", "0", "1 to 32"]),
         ("[vm]\nvcpus = 33\n", 2, &["33", "1 to 32"]),
         ("[vm]\nvcpus = 257\n", 2, &["257", "1 to 32"]),

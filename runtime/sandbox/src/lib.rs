@@ -32,7 +32,8 @@ mod spec;
 mod vm_end;
 
 pub use config::{
-    CONFIG_VARIABLE, Config, ConfigError, DEFAULT_CONFIG, MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB,
+    CONFIG_VARIABLE, Config, ConfigError, DEFAULT_CONFIG, Ids, MAX_MEMORY_MIB, MAX_VCPUS,
+    MIN_MEMORY_MIB,
 };
 pub use error::{ErrorKind, SandboxError};
 pub use mounts::enter_mount_namespace;

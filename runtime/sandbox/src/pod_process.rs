@@ -13,7 +13,7 @@ use std::process::ExitStatus;
 use tokio::process::Child;
 use tokio::sync::watch;
 
-use crate::machine::{self, Companion, HelperOutput, Machine};
+use crate::machine::{self, Companion, HelperOutput, Machine, Namespaces};
 use crate::netns::NetworkNamespace;
 use crate::{Config, ErrorKind, SandboxError};
 
@@ -37,7 +37,11 @@ impl PodProcess {
     ) -> Result<Self, SandboxError> {
         let start = || {
             let (writer, output) = HelperOutput::pipe("caisson-pod")?;
-            let child = machine::spawn(&config.pod_process, &[], &writer, Some(netns.as_fd()))?;
+            let namespaces = Namespaces {
+                network: Some(netns.as_fd()),
+                own_pids: false,
+            };
+            let child = machine::spawn(&config.pod_process, &[], &writer, namespaces)?;
             let pid = child
                 .id()
                 .ok_or_else(|| io::Error::other("it is gone already"))?;

@@ -302,6 +302,7 @@ fn check(options: &SandboxOptions) -> Result<(), SandboxError> {
 pub fn clean_up(state_dir: &Path) -> io::Result<Option<u32>> {
     let pid = machine::kill_recorded(state_dir)?;
     network::undo_recorded(state_dir)?;
+    machine::release_dead(state_dir)?;
     StateDir::remove(state_dir)?;
     Ok(pid)
 }

@@ -47,7 +47,8 @@ impl TestMachine {
     #[track_caller]
     pub(crate) fn new(vmm: &Path) -> Self {
         let (ours, theirs) = Channel::pair().expect("there are descriptors left");
-        let vmm = process::spawn(vmm, &[theirs.as_fd()]);
+        let identity = process::identity().expect("there are descriptors left");
+        let vmm = process::spawn(vmm, &[theirs.as_fd(), identity.as_fd()]);
         Self {
             control: Control::new(ours),
             vmm: vmm.expect("caisson-vmm is installed"),

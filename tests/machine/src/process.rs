@@ -6,9 +6,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use caisson_control::CONTROL_FD;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::MemfdFlags;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -60,6 +62,19 @@ fn occupy(end: RawFd) -> io::Result<Vec<OwnedFd>> {
         }
         occupied.push(file);
     }
+}
+
+/// A file that says who a VMM is to be: somebody else each time.
+///
+/// # Errors
+/// Fails when there are no descriptors left.
+pub(crate) fn identity() -> io::Result<OwnedFd> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Above what the shim's configuration gives to pods.
+    let id = 2_101_000_000 + NEXT.fetch_add(1, Ordering::Relaxed);
+    let file = rustix::fs::memfd_create("identity", MemfdFlags::CLOEXEC)?;
+    rustix::io::write(&file, format!("{id}\n").as_bytes())?;
+    Ok(file)
 }
 
 /// Waits for the end of `child`; kills it when it does not end by itself.

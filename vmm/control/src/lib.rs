@@ -1,7 +1,7 @@
 //! The control protocol between the shim and `caisson-vmm`.
 //!
 //! The shim starts the VMM with one end of a `SOCK_SEQPACKET` socketpair as descriptor
-//! [`CONTROL_FD`] and no other way to reach it. Each packet is one JSON message of at most
+//! [`CONTROL_FD`], the file that says who it is to be as [`IDENTITY_FD`], and nothing else. Each packet is one JSON message of at most
 //! [`MAX_MESSAGE`] bytes; files travel beside it as `SCM_RIGHTS`. The VMM opens nothing by path:
 //! whatever it may use arrives here.
 //!
@@ -27,3 +27,8 @@ pub use metrics::{DeviceStatistics, MemoryStatistics, Metrics};
 
 /// The descriptor number at which the VMM finds its end of the control socketpair.
 pub const CONTROL_FD: i32 = 3;
+
+/// The descriptor number at which the VMM finds a file that holds the number of the user and group
+/// it is to be, in decimal. It keeps the file open as long as it lives: who locks it before (flock)
+/// can tell by the lock whether the number is in use.
+pub const IDENTITY_FD: i32 = 4;

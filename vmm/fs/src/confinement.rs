@@ -4,25 +4,15 @@
 //! anybody. So the directory it serves becomes its root directory, there is no other mount in its
 //! namespace, it has no network, and of root's capabilities it keeps those without which files
 //! could not be given to their owners.
-#![allow(unsafe_code)]
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
+use caisson_jail::{JailError, step};
 use rustix::fs::CWD;
 use rustix::io::Errno;
-use rustix::mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
-use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
-
-/// A step of the confinement failed.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {step}: {source}")]
-pub(crate) struct ConfinementError {
-    /// What was to be done.
-    step: &'static str,
-    /// What failed.
-    source: Errno,
-}
+use rustix::mount::{MoveMountFlags, OpenTreeFlags};
+use rustix::thread::CapabilitySet;
 
 /// What is kept of root's capabilities:
 /// owners and groups of files (CHOWN, FOWNER, FSETID), access to files of any owner
@@ -55,33 +45,17 @@ const KEPT_NAMES: [&str; 8] = [
 /// The number of FSETID, as libcap-ng wants it.
 const FSETID: capng::Capability = CapabilitySet::FSETID.bits().trailing_zeros();
 
-fn step<T>(step: &'static str, result: Result<T, Errno>) -> Result<T, ConfinementError> {
-    result.map_err(|source| ConfinementError { step, source })
-}
-
 /// Makes `directory` the root of a mount namespace of its own, in which nothing else is mounted,
 /// and leaves the network. Mounts that appear below the directory outside appear inside as well.
 ///
 /// Returns the directory of the program's own descriptors, `/proc/self/fd`, out of which no path
 /// leads: through it the file system opens an inode of which it holds an `O_PATH` descriptor.
-pub(crate) fn enter(directory: OwnedFd) -> Result<File, ConfinementError> {
+pub(crate) fn enter(directory: OwnedFd) -> Result<File, JailError> {
     // The new namespace has its own copy of every mount. The kernel moves the working directory to
     // the copy, which is how we get at the directory in there without knowing its name.
     step("enter the directory", rustix::process::fchdir(&directory))?;
     drop(directory);
-    let namespaces = UnshareFlags::NEWNS
-        | UnshareFlags::NEWNET
-        | UnshareFlags::NEWIPC
-        | UnshareFlags::NEWUTS
-        | UnshareFlags::FS;
-    // SAFETY: the table of descriptors is not unshared, and there is only one thread.
-    let unshared = unsafe { rustix::thread::unshare_unsafe(namespaces) };
-    step("make namespaces of its own", unshared)?;
-    let receive_only = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-    step(
-        "keep its mounts to itself",
-        rustix::mount::mount_change("/", receive_only),
-    )?;
+    caisson_jail::leave_namespaces()?;
     let own_descriptors = own_descriptors()?;
 
     // pivot_root wants a mount point. A clone put over the directory is one, and receives new
@@ -103,20 +77,12 @@ pub(crate) fn enter(directory: OwnedFd) -> Result<File, ConfinementError> {
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
         ),
     )?;
-    step("enter the new root", rustix::process::fchdir(&root))?;
-    // With the same directory for both, the old root ends up mounted on top of the new one, from
-    // where it is taken away at once (pivot_root(2)).
-    step("change its root", rustix::process::pivot_root(".", "."))?;
-    step(
-        "unmount everything else",
-        rustix::mount::unmount(".", UnmountFlags::DETACH),
-    )?;
-    step("enter its root", rustix::process::chdir("/"))?;
+    caisson_jail::pivot_into(root.as_fd())?;
     Ok(own_descriptors)
 }
 
 /// `/proc/self/fd` as a mount of its own, so that not even `..` leads out of it.
-fn own_descriptors() -> Result<File, ConfinementError> {
+fn own_descriptors() -> Result<File, JailError> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     step(
         "open /proc/self/fd",
@@ -126,35 +92,10 @@ fn own_descriptors() -> Result<File, ConfinementError> {
 }
 
 /// Gives up every privilege but [`KEPT`], for good.
-pub(crate) fn drop_privileges() -> Result<(), ConfinementError> {
+pub(crate) fn drop_privileges() -> Result<(), JailError> {
     // A file's mode is what the guest says, not what is left of it.
     rustix::process::umask(rustix::fs::Mode::empty());
-    step("leave its groups", rustix::thread::set_thread_groups(&[]))?;
-    step(
-        "renounce new privileges",
-        rustix::thread::set_no_new_privs(true),
-    )?;
-    // By number, not by name: the kernel may know capabilities that our library does not.
-    for number in 0..u64::BITS {
-        let capability = CapabilitySet::from_bits_retain(1 << number);
-        if KEPT.contains(capability) {
-            continue;
-        }
-        match rustix::thread::remove_capability_from_bounding_set(capability) {
-            // The kernel knows no more.
-            Err(Errno::INVAL) => break,
-            result => step("restrict its capabilities", result)?,
-        }
-    }
-    let sets = CapabilitySets {
-        effective: KEPT,
-        permitted: KEPT,
-        inheritable: CapabilitySet::empty(),
-    };
-    step(
-        "drop capabilities",
-        rustix::thread::set_capabilities(None, sets),
-    )
+    caisson_jail::keep_capabilities(KEPT)
 }
 
 /// Sees to it that libcap-ng's record of our capabilities is right before a request is served.
@@ -164,15 +105,13 @@ pub(crate) fn drop_privileges() -> Result<(), ConfinementError> {
 /// silently. And the record does go wrong: at first it would be made from files in /proc, where
 /// they can no longer be read, and each time a file is made for another user it is taken while
 /// there are no other capabilities, and stays like that. It belongs to the calling thread.
-pub(crate) fn refresh_record() -> Result<(), ConfinementError> {
+pub(crate) fn refresh_record() -> Result<(), JailError> {
     if capng::have_capability(capng::Type::EFFECTIVE, FSETID) {
         return Ok(());
     }
     capng::clear(capng::Set::BOTH);
     let sets = capng::Type::PERMITTED | capng::Type::EFFECTIVE;
     let kept = KEPT_NAMES.to_vec();
-    capng::updatev(capng::Action::ADD, sets, kept).map_err(|_| ConfinementError {
-        step: "record its capabilities",
-        source: Errno::INVAL,
-    })
+    let recorded = capng::updatev(capng::Action::ADD, sets, kept).map_err(|_| Errno::INVAL);
+    step("record its capabilities", recorded)
 }

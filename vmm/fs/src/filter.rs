@@ -4,23 +4,13 @@
 //! what an intruder would want next: other processes and sockets, mounts, namespaces, programs to
 //! execute, and the kernel's less trodden paths.
 
-use std::collections::BTreeMap;
+use std::io;
 
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
-};
+use caisson_jail::filter::{Action, Condition, Filter};
 
-/// The filter could not be made or set.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum FilterError {
-    /// It could not be made.
-    #[error("cannot make the system call filter: {0}")]
-    Make(#[from] seccompiler::BackendError),
-    /// The kernel did not take it.
-    #[error("cannot set the system call filter: {0}")]
-    Set(#[from] seccompiler::Error),
-}
+/// What a forbidden call fails with.
+const EPERM: u16 = libc::EPERM.unsigned_abs() as u16;
+const EXECUTABLE: u32 = libc::PROT_EXEC.unsigned_abs();
 
 /// What FUSE requests are made of.
 const FILES: &[i64] = &[
@@ -112,7 +102,6 @@ const RUNTIME: &[i64] = &[
     libc::SYS_gettid,
     libc::SYS_gettimeofday,
     libc::SYS_madvise,
-    libc::SYS_mprotect,
     libc::SYS_mremap,
     libc::SYS_munmap,
     libc::SYS_restart_syscall,
@@ -128,47 +117,27 @@ const RUNTIME: &[i64] = &[
 /// everything else with it.
 ///
 /// # Errors
-/// See [`FilterError`].
-pub(crate) fn install() -> Result<(), FilterError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = [FILES, CREDENTIALS, CONNECTION, RUNTIME]
+/// Fails where the kernel has no seccomp.
+pub(crate) fn install() -> io::Result<()> {
+    let filter = [FILES, CREDENTIALS, CONNECTION, RUNTIME]
         .into_iter()
-        .flatten()
-        .map(|call| (*call, Vec::new()))
-        .collect();
-    // No memory that can be executed.
-    rules.insert(libc::SYS_mmap, vec![without_bit(2, libc::PROT_EXEC)?]);
-    rules.insert(libc::SYS_mprotect, vec![without_bit(2, libc::PROT_EXEC)?]);
-    // libcap-ng looks at the bounding and the ambient set. It does not change them.
-    let bounding = SeccompRule::new(vec![equal(0, libc::PR_CAPBSET_READ)?])?;
-    let ambient = SeccompRule::new(vec![
-        equal(0, libc::PR_CAP_AMBIENT)?,
-        equal(1, libc::PR_CAP_AMBIENT_IS_SET)?,
-    ])?;
-    rules.insert(libc::SYS_prctl, vec![bounding, ambient]);
-    let denied = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    let filter = SeccompFilter::new(rules, denied, SeccompAction::Allow, TargetArch::x86_64)?;
-    let program: BpfProgram = filter.try_into()?;
-    Ok(seccompiler::apply_filter(&program)?)
-}
-
-/// Argument `index` has not this bit set.
-fn without_bit(index: u8, bit: i32) -> Result<SeccompRule, FilterError> {
-    let bit = u64::from(bit.unsigned_abs());
-    let width = SeccompCmpArgLen::Dword;
-    let clear = SeccompCondition::new(index, width, SeccompCmpOp::MaskedEq(bit), 0)?;
-    Ok(SeccompRule::new(vec![clear])?)
-}
-
-/// Argument `index` has this value.
-fn equal(index: u8, value: i32) -> Result<SeccompCondition, FilterError> {
-    let value = u64::from(value.unsigned_abs());
-    let width = SeccompCmpArgLen::Dword;
-    Ok(SeccompCondition::new(
-        index,
-        width,
-        SeccompCmpOp::Eq,
-        value,
-    )?)
+        .fold(Filter::new(Action::Fail(EPERM)), Filter::allow)
+        // No memory that can be executed.
+        .allow_if(libc::SYS_mmap, &[Condition::without(2, EXECUTABLE)])
+        .allow_if(libc::SYS_mprotect, &[Condition::without(2, EXECUTABLE)])
+        // libcap-ng looks at the bounding and the ambient set. It does not change them.
+        .allow_if(
+            libc::SYS_prctl,
+            &[Condition::equals(0, libc::PR_CAPBSET_READ.unsigned_abs())],
+        )
+        .allow_if(
+            libc::SYS_prctl,
+            &[
+                Condition::equals(0, libc::PR_CAP_AMBIENT.unsigned_abs()),
+                Condition::equals(1, libc::PR_CAP_AMBIENT_IS_SET.unsigned_abs()),
+            ],
+        );
+    caisson_jail::filter::install(&filter)
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ mod ring;
 
 use std::process::ExitCode;
 
+use rustix::process::Resource;
+
 /// Where the VMM's socket is.
 const SOCKET: i32 = 3;
 /// Where the directory is.
@@ -33,10 +35,10 @@ enum Error {
     Inherited(#[from] inherited::InheritedError),
     /// It could not lock itself in.
     #[error(transparent)]
-    Confinement(#[from] confinement::ConfinementError),
+    Confinement(#[from] caisson_jail::JailError),
     /// The system calls could not be restricted.
-    #[error(transparent)]
-    Filter(#[from] filter::FilterError),
+    #[error("cannot set the system call filter: {0}")]
+    Filter(std::io::Error),
     /// The limit of open files could not be raised.
     #[error("cannot raise the limit of open files: {0}")]
     OpenFiles(String),
@@ -51,11 +53,14 @@ enum Error {
 fn run() -> Result<(), Error> {
     let socket = inherited::socket(SOCKET)?;
     let directory = inherited::directory(DIRECTORY)?;
+    caisson_jail::close_from(DIRECTORY.unsigned_abs() + 1)?;
+    // A core would hold what the guest's files hold.
+    caisson_jail::set_limits(&[(Resource::Core, 0)])?;
     let open_files = virtiofsd::limits::setup_rlimit_nofile(None).map_err(Error::OpenFiles)?;
     let own_descriptors = confinement::enter(directory)?;
     confinement::drop_privileges()?;
     let file_system = file_system::open(own_descriptors, open_files).map_err(Error::FileSystem)?;
-    filter::install()?;
+    filter::install().map_err(Error::Filter)?;
     Ok(device::serve(socket, file_system)?)
 }
 

@@ -28,7 +28,7 @@ pub(crate) enum RingError {
     Request(String),
     /// Our own state is not as it should be.
     #[error(transparent)]
-    Confinement(#[from] crate::confinement::ConfinementError),
+    Confinement(#[from] caisson_jail::JailError),
 }
 
 /// A queue, in whatever state its set-up is.

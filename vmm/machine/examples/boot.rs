@@ -85,7 +85,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let started = now();
     let (channel, vmm) = Channel::pair()?;
-    let mut child = spawn("caisson-vmm", vec![vmm.into()])?;
+    let mut child = spawn("caisson-vmm", vec![vmm.into(), identity()?])?;
     let files: Vec<_> = files.into_iter().map(|(_, file)| file).collect();
     let borrowed: Vec<_> = files.iter().chain(&device_files).map(AsFd::as_fd).collect();
     let request = Request::Boot(config);
@@ -181,6 +181,16 @@ fn spawn(program: &str, files: Vec<OwnedFd>) -> Result<Child, Box<dyn Error>> {
     // SAFETY: the process has only one thread, so the new one can do anything.
     unsafe { command.pre_exec(inherit) };
     Ok(command.spawn()?)
+}
+
+/// A file that says who the VMM is to be: a user of no importance.
+fn identity() -> Result<OwnedFd, Box<dyn Error>> {
+    let file = rustix::fs::memfd_create("identity", rustix::fs::MemfdFlags::CLOEXEC)?;
+    rustix::io::write(
+        &file,
+        format!("{}\n", 2_103_000_000 + std::process::id()).as_bytes(),
+    )?;
+    Ok(file)
 }
 
 /// A file without a name in `directory`, which should be on a tmpfs.

@@ -16,13 +16,14 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use self::slots::Slots;
 use self::wait_context::{Token, WaitContext};
 use crate::events::EventSender;
+use crate::filter::{self, Kind};
 use crate::virtio::device::{Counters, Stopped};
 use crate::virtio::runner::{DeviceRunner, Job};
 
 /// Stack of the thread. Devices keep buffers of a few KiB on it.
 const STACK_SIZE: usize = 256 * 1024;
 
-/// Handle to the thread, which is started when the first device is activated.
+/// Handle to the thread.
 pub(crate) struct IoThread {
     events: EventSender,
     commands: Mutex<Option<Commands>>,
@@ -76,6 +77,19 @@ impl IoThread {
         }
     }
 
+    /// Starts the thread, unless it runs. Otherwise that happens when it is needed, on whichever
+    /// thread that shows; once the process is locked in, only the control thread may do it.
+    ///
+    /// # Errors
+    /// Fails when the host has no resources left.
+    pub(crate) fn begin(&self) -> io::Result<()> {
+        let mut running = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.is_none() {
+            *running = Some(self.launch()?);
+        }
+        Ok(())
+    }
+
     /// Starts the thread.
     fn launch(&self) -> io::Result<Commands> {
         let (sender, receiver) = std::sync::mpsc::channel();
@@ -93,7 +107,8 @@ impl IoThread {
             .name("io".to_owned())
             .stack_size(STACK_SIZE)
             .spawn(move || {
-                if let Err(error) = worker.run() {
+                let result = filter::enter(Kind::Io).and_then(|()| worker.run());
+                if let Err(error) = result {
                     events.fail(format!("io thread: {error}"));
                 }
             })?;
@@ -112,15 +127,11 @@ impl Commands {
 
 impl DeviceRunner for IoThread {
     fn start(&self, job: Job) {
-        let mut running = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
-        if running.is_none() {
-            match self.launch() {
-                Ok(commands) => *running = Some(commands),
-                Err(error) => self
-                    .events
-                    .fail(format!("cannot start the thread for devices: {error}")),
-            }
+        if let Err(error) = self.begin() {
+            self.events
+                .fail(format!("cannot start the thread for devices: {error}"));
         }
+        let running = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(commands) = running.as_ref() {
             commands.send(Command::Start(job));
         }

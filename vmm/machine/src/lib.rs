@@ -18,9 +18,11 @@ mod console;
 mod control;
 mod devices;
 mod events;
+mod filter;
 #[cfg(test)]
 mod fuzz;
 mod io_thread;
+mod jail;
 mod machine;
 mod memory;
 mod pci;
@@ -33,6 +35,9 @@ mod virtio;
 mod vm;
 
 pub use control::ControlError;
+pub use jail::JailError;
+
+use std::fs::File;
 
 use caisson_control::Channel;
 
@@ -50,12 +55,28 @@ use caisson_control::Channel;
 pub const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=1 8250.nr_uarts=1 panic=-1 reboot=t \
                                 pci=conf1,noearly noreplace-smp random.trust_cpu=on";
 
-/// Runs the VMM for the shim at the other end of `channel` until the machine has ended, or the
-/// shim has closed its end. The process should end then.
+/// Why the VMM ended without having been told to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It could not lock itself in.
+    #[error(transparent)]
+    Jail(#[from] JailError),
+    /// The conversation with the shim ended in the wrong way.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+}
+
+/// Locks the process in as the user whose number is in `identity`, and runs the VMM for the shim at
+/// the other end of `channel` until the machine has ended, or the shim has closed its end. The
+/// process should end then. It must have one thread, and no descriptors but these two and the
+/// standard three are left to it.
 ///
 /// # Errors
-/// Fails when the control channel does, or when the shim does not keep to the protocol. What is
-/// wrong with a request is not an error but an answer to it.
-pub fn run(channel: Channel) -> Result<(), ControlError> {
-    control::serve(channel, events::monotonic_ns())
+/// Fails when the process cannot be locked in, when the control channel fails, or when the shim does
+/// not keep to the protocol. What is wrong with a request is not an error but an answer to it.
+pub fn run(channel: Channel, identity: File) -> Result<(), Error> {
+    let started = events::monotonic_ns();
+    // Open until the end: its lock says that the number is in use.
+    let _identity = jail::enter(identity)?;
+    Ok(control::serve(channel, started)?)
 }

@@ -134,6 +134,8 @@ impl Machine {
         let bus = Arc::new(Bus::new(pci, serial, events.clone()));
 
         let io = Arc::new(IoThread::new(events.clone()));
+        io.begin()
+            .map_err(resources("starting the thread for devices"))?;
         let environment = Environment {
             memory,
             runner: Arc::clone(&io) as _,

@@ -39,6 +39,10 @@ pub(super) fn reported(exit: &Exit) -> VmEnd {
 /// A helper ended without a word.
 pub(super) fn exited(name: &str, status: ExitStatus, last_lines: &str) -> VmEnd {
     let what = match (status.signal(), status.code()) {
+        (Some(libc::SIGSYS), _) => format!(
+            "{name} was killed (SIGSYS) because it made a system call that its filter forbids, by a \
+             bug or under a guest's control; the kernel's log may say which"
+        ),
         (Some(signal), _) => format!("{name} was killed (signal {signal})"),
         (None, Some(code)) => format!("{name} ended with status {code}"),
         (None, None) => format!("{name} ended"),
@@ -116,6 +120,12 @@ mod tests {
     fn a_silent_end_is_told_by_its_status() {
         for (status, words, expected) in [
             (9, "", "the VMM was killed (signal 9)"),
+            (
+                libc::SIGSYS,
+                "",
+                "the VMM was killed (SIGSYS) because it made a system call that its filter forbids, \
+                 by a bug or under a guest's control; the kernel's log may say which",
+            ),
             (3 << 8, "", "the VMM ended with status 3"),
             (
                 1 << 8,

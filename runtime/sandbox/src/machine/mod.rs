@@ -2,6 +2,7 @@
 
 mod control;
 mod end;
+mod identity;
 mod open;
 mod output;
 mod phases;
@@ -9,9 +10,10 @@ mod process;
 mod record;
 mod supervisor;
 
+pub(crate) use identity::release_dead;
 pub(crate) use open::HostFiles;
 pub(crate) use output::HelperOutput;
 pub(crate) use phases::Phases;
-pub(crate) use process::spawn;
+pub(crate) use process::{Namespaces, spawn};
 pub(crate) use record::{POD, add as record, kill_recorded};
 pub(crate) use supervisor::{Companion, Machine, MachineParts};

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
-use super::spawn;
+use super::{Namespaces, spawn};
 
 /// Makes a script. Another process writes it: a descriptor open for writing in this one, copied
 /// by a fork of another test, would make its execution fail with ETXTBSY.
@@ -30,7 +30,7 @@ fn script(text: &str) -> (TempDir, PathBuf) {
 async fn run(text: &str, files: &[std::os::fd::BorrowedFd<'_>]) -> String {
     let (_directory, path) = script(text);
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-    let mut child = spawn(&path, files, &writer, None).unwrap();
+    let mut child = spawn(&path, files, &writer, Namespaces::default()).unwrap();
     drop(writer);
     let mut output = String::new();
     pipe::Receiver::from_owned_fd(reader)
@@ -85,6 +85,7 @@ async fn standard_output_and_error_are_the_pipe_and_input_is_empty() {
 #[test]
 fn a_child_dies_with_the_thread_that_started_it() {
     let (_directory, path) = script("exec sleep 1000");
+    let root = rustix::process::geteuid().is_root();
     let (sender, receiver) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -94,7 +95,11 @@ fn a_child_dies_with_the_thread_that_started_it() {
         runtime.block_on(async {
             let (_reader, writer) =
                 rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-            let child = spawn(&path, &[], &writer, None).unwrap();
+            let namespaces = Namespaces {
+                own_pids: root,
+                ..Namespaces::default()
+            };
+            let child = spawn(&path, &[], &writer, namespaces).unwrap();
             let pid = rustix::process::Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
             let pidfd =
                 rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
@@ -125,7 +130,7 @@ async fn a_program_that_cannot_run_is_an_error() {
         &directory.path().join("absent"),
         &[file.as_fd()],
         &writer,
-        None,
+        Namespaces::default(),
     )
     .unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
@@ -139,4 +144,37 @@ async fn the_end_of_containerds_service_is_not_the_end_of_its_pods() {
     )
     .await;
     assert_eq!(output, "alive\n");
+}
+
+#[tokio::test]
+async fn a_helper_can_have_a_pid_namespace_of_its_own_and_dies_with_us_all_the_same() {
+    let (_directory, path) = script("echo $$; exec sleep 1000");
+    let ours = std::fs::read_link("/proc/self/ns/pid").unwrap();
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let own = Namespaces {
+        own_pids: true,
+        ..Namespaces::default()
+    };
+    let mut child = match spawn(&path, &[], &writer, own) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            eprintln!("skipped: cannot make a pid namespace ({error}), needs root");
+            return;
+        }
+        child => child.unwrap(),
+    };
+    drop(writer);
+    let mut reader = pipe::Receiver::from_owned_fd(reader).unwrap();
+    let mut number = [0; 2];
+    reader.read_exact(&mut number).await.unwrap();
+    assert_eq!(&number, b"1\n");
+    let pid = child.id().unwrap();
+    let theirs = std::fs::read_link(format!("/proc/{pid}/ns/pid")).unwrap();
+    assert_ne!(theirs, ours);
+    // Ours is what it was, and this thread can start others again.
+    let link = |what| std::fs::read_link(format!("/proc/thread-self/ns/{what}")).unwrap();
+    assert_eq!(link("pid_for_children"), ours);
+    std::thread::spawn(|| ()).join().unwrap();
+
+    child.kill().await.unwrap();
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
 }

@@ -15,7 +15,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::control::Control;
+use super::identity::Identity;
 use super::output::HelperOutput;
+use super::process::Namespaces;
 use super::{Phases, end, output, process, record};
 use crate::{Config, ErrorKind, SandboxError, VmEnd, guest_text};
 
@@ -115,9 +117,15 @@ impl Machine {
 
         let (writer, server_output) = HelperOutput::pipe("caisson-fs")?;
         let server_files = [server_side.as_fd(), parts.export];
-        let server = process::spawn(&parts.config.file_server, &server_files, &writer, None)?;
+        let apart = Namespaces {
+            network: None,
+            own_pids: true,
+        };
+        let server = process::spawn(&parts.config.file_server, &server_files, &writer, apart)?;
         let (writer, vmm_output) = HelperOutput::pipe("caisson-vmm")?;
-        let vmm = process::spawn(&parts.config.vmm, &[theirs.as_fd()], &writer, None)?;
+        let identity = Identity::take(parts.state_dir, parts.config.ids)?;
+        let vmm_files = [theirs.as_fd(), identity.as_fd()?];
+        let vmm = process::spawn(&parts.config.vmm, &vmm_files, &writer, apart)?;
 
         let gone = || io::Error::other("a process is gone already");
         let pids = [vmm.id().ok_or_else(gone)?, server.id().ok_or_else(gone)?];
@@ -132,6 +140,7 @@ impl Machine {
             control,
             vmm,
             vmm_output,
+            identity,
             server,
             server_output,
             phases: parts.phases.clone(),
@@ -279,6 +288,8 @@ struct Supervisor {
     control: Control,
     vmm: Child,
     vmm_output: HelperOutput,
+    /// Whom the VMM runs as.
+    identity: Identity,
     server: Child,
     server_output: HelperOutput,
     phases: Arc<Phases>,
@@ -309,13 +320,18 @@ impl Supervisor {
         // Whoever waits for an answer learns now that none will come.
         self.pending.clear();
         drop(inbox);
+        let mut gone = true;
         for child in [&mut self.vmm, &mut self.server] {
             // Without a number it was waited for already.
             if child.id().is_some()
                 && let Err(error) = child.kill().await
             {
                 tracing::warn!("a process of the virtual machine was not killed: {error}");
+                gone = false;
             }
+        }
+        if gone {
+            self.identity.give_back();
         }
         self.vmm_output.finish().await;
         self.server_output.finish().await;

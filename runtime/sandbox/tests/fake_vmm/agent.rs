@@ -34,11 +34,12 @@ pub(crate) struct Running {
 /// Streams that were opened, by number.
 type Streams = Arc<watch::Sender<HashMap<u64, Arc<Mutex<Option<UnixStream>>>>>>;
 
-/// Starts the agent on threads of its own. What it is told of the network, it writes to `notes`.
-pub(crate) fn start(notes: Option<PathBuf>) -> Running {
+/// Starts the agent on threads of its own. `name` is one that no other fake VMM has. What it is told
+/// of the network, it writes to `notes`.
+pub(crate) fn start(name: u64, notes: Option<PathBuf>) -> Running {
     let streams: Streams = Arc::new(watch::Sender::new(HashMap::new()));
     // Abstract: it leaves nothing in the file system.
-    let address = format!("unix://@caisson-fake-agent-{}", std::process::id());
+    let address = format!("unix://@caisson-fake-agent-{name}");
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn({
         let (streams, address) = (streams.clone(), address.clone());

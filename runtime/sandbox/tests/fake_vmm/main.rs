@@ -13,6 +13,7 @@
 
 mod agent;
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -21,7 +22,7 @@ use std::process::exit;
 
 use caisson_control::{
     BootConfig, CONTROL_FD, Channel, DeviceConfig, Event, Exit, ExitReason, FileRole, FromVmm,
-    Metrics, Phase, RefusalKind, Reply, Request, ToVmm,
+    IDENTITY_FD, Metrics, Phase, RefusalKind, Reply, Request, ToVmm,
 };
 use caisson_protocol::{
     AGENT_PORT, DIAL_HEADER, DIAL_PORT, DialHeader, HELLO_PORT, Hello, STREAM_PORT, VERSION,
@@ -48,6 +49,30 @@ fn inherited(number: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
+/// The next system call ends the process.
+#[allow(unsafe_code)]
+fn forbid_everything() {
+    let mut kill = libc::sock_filter {
+        code: (libc::BPF_RET | libc::BPF_K) as u16,
+        jt: 0,
+        jf: 0,
+        k: libc::SECCOMP_RET_KILL_PROCESS,
+    };
+    let program = libc::sock_fprog {
+        len: 1,
+        filter: &raw mut kill,
+    };
+    rustix::thread::set_no_new_privs(true).unwrap();
+    // SAFETY: the program has the one instruction that it says.
+    unsafe {
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &raw const program,
+        )
+    };
+}
+
 fn file_server(name: &str) {
     let mut socket = UnixStream::from(inherited(3));
     let shared = inherited(4);
@@ -69,12 +94,19 @@ fn file_server(name: &str) {
 struct Vmm {
     channel: Channel,
     boot: BootConfig,
+    /// Kept open as a real VMM would.
+    _identity: File,
     /// Kept open as a real VMM would: those of the boot.
     _files: Vec<OwnedFd>,
 }
 
 fn vmm() {
     let channel = Channel::from(inherited(CONTROL_FD));
+    let mut identity = String::new();
+    let mut file = File::from(inherited(IDENTITY_FD));
+    file.read_to_string(&mut identity).unwrap();
+    assert!(identity.trim_end().parse::<u32>().unwrap() >= 1000);
+    assert!(file.write_all(b"1").is_err(), "it can only be read");
     let (message, files) = channel.receive::<ToVmm>().unwrap();
     let Request::Boot(boot) = message.request else {
         panic!("the first request is Boot");
@@ -92,6 +124,7 @@ fn vmm() {
     let vmm = Vmm {
         channel,
         boot,
+        _identity: file,
         _files: files,
     };
     vmm.boot(message.id);
@@ -172,9 +205,8 @@ impl Vmm {
                 "VFS: no root\r\nKernel panic - \x07not syncing\n",
             );
         }
-        if self.has_fault("is-killed") {
-            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
-                .unwrap();
+        if self.has_fault("makes-a-forbidden-call") {
+            forbid_everything();
         }
         if self.has_fault("babbles") {
             self.channel
@@ -237,7 +269,8 @@ impl Vmm {
     }
 
     fn serve(&self) {
-        let agent = agent::start(self.setting("notes").map(Into::into));
+        let name = rustix::fs::fstat(&self.channel).unwrap().st_ino;
+        let agent = agent::start(name, self.setting("notes").map(Into::into));
         let (mut wanted, mut asked) = (0, 0);
         let mut slots = 16..32;
         // An error means that the sandbox is gone.

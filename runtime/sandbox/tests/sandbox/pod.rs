@@ -156,10 +156,13 @@ impl Pod {
         line.unwrap().split(' ').nth(1).unwrap().parse().unwrap()
     }
 
-    /// Waits until all processes of this pod have ended.
+    /// Waits until all processes of this pod have ended, and are known to have.
     pub(crate) async fn no_processes(&self) {
         for pid in self.processes() {
             watch(pid).await;
+        }
+        while self.directory.path().join("run/.ids").exists() {
+            tokio::task::yield_now().await;
         }
     }
 

@@ -37,9 +37,9 @@ fn a_machine_that_does_not_come_up_says_why() {
                 ],
             ),
             (
-                "is-killed",
+                "makes-a-forbidden-call",
                 ErrorKind::Unavailable,
-                &["was killed (signal 9)"],
+                &["was killed (SIGSYS)", "its filter forbids"],
             ),
             (
                 "babbles",

@@ -5,21 +5,21 @@
 //! the connection. The server is not trusted more than the guest that talks to it: what it says is
 //! bounded by the protocol, it has a limited time to say it, and when it is gone the device stops.
 
+#![allow(unsafe_code)]
+
+mod conversation;
+
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use caisson_control::MAX_TAG;
-use vhost::vhost_user::message::VhostUserHeaderFlag;
-use vhost::vhost_user::{
-    Frontend, VhostUserFrontend, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
-};
-use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
-use vm_memory::{GuestAddress, GuestMemoryBackend};
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
 
+use self::conversation::{Conversation, Request, state};
 use crate::memory::GuestRam;
 use crate::virtio::config::SharedConfig;
 use crate::virtio::device::{
@@ -34,7 +34,10 @@ use crate::virtio::queue::DeviceQueue;
 const QUEUE_SIZES: [u16; 2] = [64, 512];
 
 /// `VHOST_USER_F_PROTOCOL_FEATURES`, which is between the VMM and the server only.
-const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+const PROTOCOL_FEATURES: u64 = 1 << 30;
+/// `VHOST_USER_PROTOCOL_F_MQ`, without which there would be one queue, and
+/// `VHOST_USER_PROTOCOL_F_REPLY_ACK`, with which no failure goes unnoticed.
+const NEEDED: u64 = 1 | 1 << 3;
 
 /// How long the server may take to answer all messages of an activation or a stop. It answers
 /// within microseconds, after a start of its own of some ten milliseconds; a stop may have to wait
@@ -121,10 +124,9 @@ impl Device for FileSystem {
             return Err((self, host("the file server is gone", gone)));
         };
         match server.start(activation.features, &activation.memory, &queues) {
-            Ok(frontend) => Ok(Box::new(RunningFileSystem {
+            Ok(()) => Ok(Box::new(RunningFileSystem {
                 config: self.config,
                 server,
-                frontend,
                 queues,
             })),
             Err(source) => {
@@ -147,61 +149,34 @@ impl Server {
         features: u64,
         memory: &GuestRam,
         queues: &[DeviceQueue],
-    ) -> io::Result<Frontend> {
-        let socket = self.socket.try_clone()?;
-        let mut frontend = Frontend::from_stream(socket, queues.len() as u64);
-        let owned = self.owned;
-        self.within_patience(|| {
-            negotiate(&mut frontend, features, owned)?;
-            share_memory(&frontend, memory)?;
-            for queue in queues {
-                hand_over(&mut frontend, memory, queue)?;
-            }
-            Ok(())
-        })?;
+    ) -> io::Result<()> {
+        let talk = Conversation::new(&self.socket, PATIENCE);
+        negotiate(&talk, features, self.owned)?;
+        share_memory(&talk, memory)?;
+        for (index, queue) in (0..).zip(queues) {
+            hand_over(&talk, memory, index, queue)?;
+        }
         self.owned = true;
-        Ok(frontend)
+        Ok(())
     }
 
     /// Takes the queues back; returns the positions of those that it still told.
-    fn stop(&self, frontend: &Frontend, count: usize) -> io::Result<Vec<QueuePosition>> {
-        self.within_patience(|| {
-            (0..count)
-                .map(|index| {
-                    let base = frontend.get_vring_base(index).map_err(protocol)?;
-                    let next = u16::try_from(base)
-                        .map_err(|_| io::Error::other(format!("queue index {base}")))?;
-                    // Nothing is under way in a stopped queue: what was taken was also used.
-                    Ok(QueuePosition {
-                        index,
-                        next_avail: next,
-                        next_used: next,
-                    })
+    fn stop(&self, count: usize) -> io::Result<Vec<QueuePosition>> {
+        let talk = Conversation::new(&self.socket, PATIENCE);
+        (0..count)
+            .zip(0..)
+            .map(|(index, number)| {
+                let base = talk.ask_position(number)?;
+                let next = u16::try_from(base)
+                    .map_err(|_| io::Error::other(format!("queue index {base}")))?;
+                // Nothing is under way in a stopped queue: what was taken was also used.
+                Ok(QueuePosition {
+                    index,
+                    next_avail: next,
+                    next_used: next,
                 })
-                .collect()
-        })
-    }
-
-    /// Runs `talk`, and cuts the connection when that takes longer than [`PATIENCE`].
-    ///
-    /// The library's calls wait for the server without limit; a closed connection is what ends
-    /// them. So somebody else has to hold the watch.
-    fn within_patience<T>(&self, talk: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        std::thread::scope(|scope| {
-            let (done, watch) = channel::<()>();
-            let socket = &self.socket;
-            std::thread::Builder::new()
-                .name("fs-patience".to_owned())
-                .stack_size(64 * 1024)
-                .spawn_scoped(scope, move || {
-                    if watch.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-                        let _ = socket.shutdown(Shutdown::Both);
-                    }
-                })?;
-            let result = talk();
-            drop(done);
-            result
-        })
+            })
+            .collect()
     }
 
     /// Cuts the connection, upon which the server ends.
@@ -210,12 +185,8 @@ impl Server {
     }
 }
 
-fn protocol(error: vhost::Error) -> io::Error {
-    io::Error::other(error)
-}
-
-fn negotiate(frontend: &mut Frontend, features: u64, owned: bool) -> io::Result<()> {
-    let offered = frontend.get_features().map_err(protocol)?;
+fn negotiate(talk: &Conversation<'_>, features: u64, owned: bool) -> io::Result<()> {
+    let offered = talk.ask(Request::GetFeatures)?;
     let wanted = features | PROTOCOL_FEATURES;
     if wanted & !offered != 0 {
         return Err(io::Error::other(format!(
@@ -223,39 +194,52 @@ fn negotiate(frontend: &mut Frontend, features: u64, owned: bool) -> io::Result<
             wanted & !offered
         )));
     }
-    let needed = VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::REPLY_ACK;
-    let offered = frontend.get_protocol_features().map_err(protocol)?;
-    if !offered.contains(needed) {
+    let offered = talk.ask(Request::GetProtocolFeatures)?;
+    if NEEDED & !offered != 0 {
         return Err(io::Error::other(format!(
             "it lacks protocol features {:#x}",
-            needed.difference(offered).bits()
+            NEEDED & !offered
         )));
     }
-    frontend.set_protocol_features(needed).map_err(protocol)?;
-    // From here on every message is answered, so that no failure goes unnoticed.
-    frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
-    let queues = frontend.get_queue_num().map_err(protocol)?;
+    // The last that is not answered.
+    talk.say(Request::SetProtocolFeatures, &NEEDED.to_le_bytes())?;
+    let queues = talk.ask(Request::GetQueueCount)?;
     if queues < QUEUE_SIZES.len() as u64 {
         return Err(io::Error::other(format!("it has only {queues} queues")));
     }
     if !owned {
-        frontend.set_owner().map_err(protocol)?;
+        talk.tell(Request::SetOwner, &[], &[])?;
     }
-    frontend.set_features(wanted).map_err(protocol)
+    talk.tell(Request::SetFeatures, &wanted.to_le_bytes(), &[])
 }
 
-fn share_memory(frontend: &Frontend, memory: &GuestRam) -> io::Result<()> {
-    let regions = memory
-        .iter()
-        .map(VhostUserMemoryRegionInfo::from_guest_region)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(protocol)?;
-    frontend.set_mem_table(&regions).map_err(protocol)?;
-    Ok(())
+fn share_memory(talk: &Conversation<'_>, memory: &GuestRam) -> io::Result<()> {
+    let (mut table, mut files) = (Vec::new(), Vec::new());
+    for region in memory.iter() {
+        let place = region
+            .file_offset()
+            .ok_or_else(|| io::Error::other("the guest's memory is private"))?;
+        for number in [
+            region.start_addr().raw_value(),
+            region.len(),
+            region.as_ptr().addr() as u64,
+            place.start(),
+        ] {
+            table.extend(number.to_le_bytes());
+        }
+        files.push(place.file().as_fd());
+    }
+    let count = u32::try_from(files.len()).map_err(io::Error::other)?;
+    let body = [&state(count, 0)[..], &table].concat();
+    talk.tell(Request::SetMemoryTable, &body, &files)
 }
 
-fn hand_over(frontend: &mut Frontend, memory: &GuestRam, queue: &DeviceQueue) -> io::Result<()> {
-    let index = queue.index();
+fn hand_over(
+    talk: &Conversation<'_>,
+    memory: &GuestRam,
+    index: u32,
+    queue: &DeviceQueue,
+) -> io::Result<()> {
     let settings = queue.settings();
     // The server is told where things are in our address space, and knows from the memory table
     // what that is in its own.
@@ -265,32 +249,41 @@ fn hand_over(frontend: &mut Frontend, memory: &GuestRam, queue: &DeviceQueue) ->
             .map(|pointer| pointer.addr() as u64)
             .map_err(io::Error::other)
     };
-    let addresses = VringConfigData {
-        queue_max_size: settings.size,
-        queue_size: settings.size,
-        flags: 0,
-        desc_table_addr: here(settings.desc)?,
-        avail_ring_addr: here(settings.driver)?,
-        used_ring_addr: here(settings.device)?,
-        log_addr: None,
-    };
-    let base = queue.position().next_avail;
-    let mut tell = || -> vhost::Result<()> {
-        frontend.set_vring_num(index, settings.size)?;
-        frontend.set_vring_addr(index, &addresses)?;
-        frontend.set_vring_base(index, base)?;
-        frontend.set_vring_call(index, queue.interrupt().event_fd())?;
-        frontend.set_vring_kick(index, queue.kick())?;
-        frontend.set_vring_enable(index, true)
-    };
-    tell().map_err(protocol)
+    let mut addresses = state(index, 0).to_vec();
+    for address in [
+        here(settings.desc)?,
+        here(settings.device)?,
+        here(settings.driver)?,
+        // Where it would log what it writes.
+        0,
+    ] {
+        addresses.extend(address.to_le_bytes());
+    }
+    let size = state(index, settings.size.into());
+    let position = state(index, queue.position().next_avail.into());
+    let number = u64::from(index).to_le_bytes();
+    talk.tell(Request::SetQueueSize, &size, &[])?;
+    talk.tell(Request::SetQueueAddresses, &addresses, &[])?;
+    talk.tell(Request::SetQueuePosition, &position, &[])?;
+    talk.tell(
+        Request::SetCall,
+        &number,
+        &[borrowed(queue.interrupt().event_fd())],
+    )?;
+    talk.tell(Request::SetKick, &number, &[borrowed(queue.kick())])?;
+    talk.tell(Request::SetQueueEnabled, &state(index, 1), &[])
+}
+
+/// The descriptor of an event, whose type has no safe way to it.
+fn borrowed(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the event owns the descriptor and is borrowed for as long as the result.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
 /// The file system device at work, in the server's hands.
 struct RunningFileSystem {
     config: SharedConfig,
     server: Server,
-    frontend: Frontend,
     queues: Vec<DeviceQueue>,
 }
 
@@ -318,7 +311,7 @@ impl Running for RunningFileSystem {
     }
 
     fn stop(self: Box<Self>) -> Stopped {
-        let (positions, server) = match self.server.stop(&self.frontend, self.queues.len()) {
+        let (positions, server) = match self.server.stop(self.queues.len()) {
             Ok(positions) => (positions, Some(self.server)),
             // Whether it still works on the queues is not known. Without a connection it ends.
             Err(_) => {

@@ -13,6 +13,7 @@ use super::gate::Gate;
 use super::kick::{Kickable, ThreadId};
 use crate::bus::Bus;
 use crate::events::EventSender;
+use crate::filter::{self, Kind};
 
 /// Stack of a vCPU thread. The devices it calls keep little on it.
 const STACK_SIZE: usize = 256 * 1024;
@@ -74,7 +75,10 @@ impl Vcpus {
                 let vcpu = Kickable::new(vcpu);
                 // We wait for it.
                 let _ = sender.send(ThreadId::current());
-                runner.run(vcpu);
+                match filter::enter(Kind::Vcpu) {
+                    Ok(()) => runner.run(vcpu),
+                    Err(error) => runner.refused(&error),
+                }
             })?;
         let id = receiver.recv().map_err(io::Error::other)?;
         self.threads.push(Thread { handle, id, exits });
@@ -149,6 +153,13 @@ impl Drop for Runner {
 }
 
 impl Runner {
+    fn refused(&self, error: &io::Error) {
+        let index = self.index;
+        self.events.fail(format!(
+            "vcpu{index}: cannot set its system call filter: {error}"
+        ));
+    }
+
     fn run(&self, mut vcpu: Kickable) {
         match self.enter_until_end(&mut vcpu) {
             End::Stopped => {}

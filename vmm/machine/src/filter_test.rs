@@ -1,0 +1,192 @@
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+
+use caisson_jail::filter::install;
+
+use super::{Kind, filter};
+
+const KINDS: [Kind; 3] = [Kind::Control, Kind::Io, Kind::Vcpu];
+
+/// Does `act` in a process of its own, which has the filter of a kind of thread; says how that
+/// ended, as wait(2) does, and what it wrote to its standard error.
+fn filtered(kind: Kind, act: impl FnOnce()) -> (i32, String) {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    // SAFETY: the child only makes system calls and allocates, which glibc sees to, and then ends
+    // without coming back.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // SAFETY: dup2 takes two numbers.
+        unsafe { libc::dup2(writer.as_raw_fd(), 2) };
+        rustix::thread::set_no_new_privs(true).unwrap();
+        install(&filter(kind)).unwrap();
+        act();
+        // SAFETY: ends the process, and nothing of what the parent had is touched.
+        unsafe { libc::_exit(0) };
+    }
+    assert!(pid > 0);
+    drop(writer);
+    let mut said = String::new();
+    File::from(reader).read_to_string(&mut said).unwrap();
+    let mut status = 0;
+    // SAFETY: waits for the child made above, and writes its status.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    (status, said)
+}
+
+/// The signal by which a system call ends a thread of this kind, if it does.
+fn signal(kind: Kind, call: i64, arguments: [usize; 4]) -> Option<i32> {
+    let [a, b, c, d] = arguments;
+    let (status, _) = filtered(kind, || {
+        // SAFETY: the process is there for this one call: whatever it does, it does to that.
+        unsafe { libc::syscall(call, a, b, c, d) };
+    });
+    libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status))
+}
+
+#[test]
+fn what_an_intruder_would_want_next_ends_the_process() {
+    let path = c"/".as_ptr().addr();
+    let parent = usize::try_from(std::process::id()).unwrap();
+    let memory = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize;
+    let writable_code = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as usize;
+    let thread = super::THREAD as usize;
+    let calls: [(&str, i64, [usize; 4]); 26] = [
+        ("open", libc::SYS_open, [path, 0, 0, 0]),
+        ("openat", libc::SYS_openat, [usize::MAX, path, 0, 0]),
+        ("openat2", libc::SYS_openat2, [usize::MAX, path, 0, 0]),
+        ("execve", libc::SYS_execve, [path, 0, 0, 0]),
+        ("execveat", libc::SYS_execveat, [3, path, 0, 0]),
+        ("socket", libc::SYS_socket, [1, 1, 0, 0]),
+        ("connect", libc::SYS_connect, [3, path, 0, 0]),
+        ("bind", libc::SYS_bind, [3, path, 0, 0]),
+        ("ptrace", libc::SYS_ptrace, [0, 0, 0, 0]),
+        (
+            "process_vm_readv",
+            libc::SYS_process_vm_readv,
+            [parent, 0, 0, 0],
+        ),
+        ("kill", libc::SYS_kill, [parent, 0, 0, 0]),
+        (
+            "tgkill of another",
+            libc::SYS_tgkill,
+            [parent, parent, 0, 0],
+        ),
+        ("fork", libc::SYS_fork, [0; 4]),
+        (
+            "vfork by clone",
+            libc::SYS_clone,
+            [libc::SIGCHLD as usize, 0, 0, 0],
+        ),
+        (
+            "a thread in a user namespace",
+            libc::SYS_clone,
+            [thread | libc::CLONE_NEWUSER as usize, 0, 0, 0],
+        ),
+        (
+            "unshare",
+            libc::SYS_unshare,
+            [libc::CLONE_NEWUSER as usize, 0, 0, 0],
+        ),
+        ("setns", libc::SYS_setns, [3, 0, 0, 0]),
+        ("mount", libc::SYS_mount, [path, path, 0, 0]),
+        ("setuid", libc::SYS_setuid, [0; 4]),
+        ("capset", libc::SYS_capset, [0; 4]),
+        ("bpf", libc::SYS_bpf, [0; 4]),
+        ("userfaultfd", libc::SYS_userfaultfd, [0; 4]),
+        ("flock", libc::SYS_flock, [4, libc::LOCK_UN as usize, 0, 0]),
+        (
+            "dumping again",
+            libc::SYS_prctl,
+            [libc::PR_SET_DUMPABLE as usize, 1, 0, 0],
+        ),
+        (
+            "memory with code",
+            libc::SYS_mmap,
+            [0, 4096, writable_code, memory],
+        ),
+        ("KVM_GET_MSRS", libc::SYS_ioctl, [3, 0xc008_ae88, 0, 0]),
+    ];
+    for kind in KINDS {
+        for (name, call, arguments) in calls {
+            let ended = signal(kind, call, arguments);
+            assert_eq!(ended, Some(libc::SIGSYS), "{kind:?}: {name}");
+        }
+    }
+}
+
+#[test]
+fn the_threads_where_the_guests_requests_are_handled_have_less() {
+    let thread = [super::THREAD as usize, 0, 0, 0];
+    let local = [libc::AF_UNIX as usize, libc::SOCK_STREAM as usize, 0, 0];
+    for (kind, call, arguments) in [
+        (Kind::Io, libc::SYS_clone, thread),
+        (Kind::Vcpu, libc::SYS_clone, thread),
+        (Kind::Vcpu, libc::SYS_socketpair, local),
+        (Kind::Io, libc::SYS_memfd_create, [0; 4]),
+        (Kind::Vcpu, libc::SYS_memfd_create, [0; 4]),
+        (Kind::Vcpu, libc::SYS_epoll_ctl, [0; 4]),
+        // KVM_RUN and KVM_CREATE_VM.
+        (Kind::Io, libc::SYS_ioctl, [3, 0xae80, 0, 0]),
+        (Kind::Vcpu, libc::SYS_ioctl, [3, 0xae01, 0, 0]),
+        (Kind::Io, libc::SYS_ioctl, [3, 0xae01, 0, 0]),
+    ] {
+        let ended = signal(kind, call, arguments);
+        assert_eq!(ended, Some(libc::SIGSYS), "{kind:?}: {call}");
+    }
+}
+
+#[test]
+fn what_every_thread_needs_is_left_to_it() {
+    let memory = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize;
+    let data = (libc::PROT_READ | libc::PROT_WRITE) as usize;
+    for kind in KINDS {
+        for (call, arguments) in [
+            (libc::SYS_getpid, [0; 4]),
+            (libc::SYS_mmap, [0, 4096, data, memory]),
+            (libc::SYS_sched_yield, [0; 4]),
+            (libc::SYS_futex, [0, 1000, 0, 0]),
+        ] {
+            assert_eq!(signal(kind, call, arguments), None, "{kind:?}: {call}");
+        }
+    }
+    // KVM_RUN, of a descriptor that is none.
+    let run = [usize::MAX, 0xae80, 0, 0];
+    assert_eq!(signal(Kind::Vcpu, libc::SYS_ioctl, run), None);
+    // The ring of a disk is made by its first request, on the io thread.
+    for call in [libc::SYS_io_uring_setup, libc::SYS_io_uring_register] {
+        let nothing = [usize::MAX, 0, 0, 0];
+        assert_eq!(signal(Kind::Io, call, nothing), None);
+        assert_eq!(signal(Kind::Vcpu, call, nothing), Some(libc::SIGSYS));
+    }
+    // A new thread finds that there is no clone3, and glibc takes the other.
+    assert_eq!(signal(Kind::Control, libc::SYS_clone3, [0; 4]), None);
+}
+
+#[test]
+fn a_panic_is_heard_and_an_abort_ends_the_process() {
+    for kind in KINDS {
+        let (status, said) = filtered(kind, || {
+            std::panic::set_hook(Box::new(|info| {
+                let _ = writeln!(std::io::stderr(), "{info}");
+            }));
+            let _ = std::panic::catch_unwind(|| panic!("the reason"));
+        });
+        assert_eq!(status, 0, "{kind:?}: {said}");
+        assert!(said.contains("the reason"), "{kind:?}: {said}");
+
+        let (status, _) = filtered(kind, || std::process::abort());
+        assert!(libc::WIFSIGNALED(status));
+        assert_eq!(libc::WTERMSIG(status), libc::SIGABRT, "{kind:?}");
+    }
+}
+
+#[test]
+fn the_lists_are_as_short_as_the_documentation_says() {
+    let lengths = KINDS.map(|kind| filter(kind).allowed());
+    // A debug build may ask for the flags of a descriptor everywhere.
+    let more = usize::from(cfg!(debug_assertions));
+    assert_eq!(lengths, [59, 42 + more, 28 + more]);
+}
