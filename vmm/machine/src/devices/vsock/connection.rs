@@ -1,7 +1,7 @@
 //! One stream between a host socket and the guest.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -22,8 +22,8 @@ const MAX_BATCH: usize = 32;
 
 /// Bytes that wait for the host to take them.
 ///
-/// It grows no further than the window granted to the guest, which [`Credit::receive`] sees to, and gives its memory
-/// back as soon as it is empty.
+/// It grows no further than the window granted to the guest, which [`Credit::receive`] sees to, and
+/// gives its memory back as soon as it is empty.
 #[derive(Debug, Default)]
 pub(super) struct Backlog(VecDeque<u8>);
 
@@ -42,17 +42,16 @@ impl Backlog {
 
     /// Writes as much as `stream` takes; returns how much. An error means that the host will
     /// never take more.
-    fn flush(&mut self, mut stream: &UnixStream) -> std::io::Result<usize> {
+    fn flush(&mut self, stream: &UnixStream) -> std::io::Result<usize> {
         let mut flushed = 0;
-        while let (first, _) = self.0.as_slices()
-            && !first.is_empty()
-        {
-            match stream.write(first) {
+        while !self.0.is_empty() {
+            let (first, second) = self.0.as_mut_slices();
+            let slices = [VolatileSlice::from(first), VolatileSlice::from(second)];
+            match socket::send(stream, &slices) {
                 Ok(count) => {
                     self.0.drain(..count);
                     flushed += count;
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
