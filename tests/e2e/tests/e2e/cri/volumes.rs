@@ -108,9 +108,13 @@ fn volumes_of_a_pod_are_what_the_kubelet_makes_of_them() {
     let server = "import socket; s = socket.socket(socket.AF_UNIX); s.bind('/disk/socket'); \
                   s.listen(); print(s.accept()[0].recv(99).decode())";
     let server = python("server", server);
-    let client = "import os, socket, time\n\
-                  while not os.path.exists('/disk/socket'): time.sleep(0.1)\n\
-                  s = socket.socket(socket.AF_UNIX); s.connect('/disk/socket'); s.send(b'said')";
+    // The socket is there a moment before somebody listens.
+    let client = "import socket, time\n\
+                  s = socket.socket(socket.AF_UNIX)\n\
+                  for _ in range(600):\n\
+                  \x20   if s.connect_ex('/disk/socket') == 0: break\n\
+                  \x20   time.sleep(0.1)\n\
+                  s.send(b'said')";
     let client = python("client", client);
     assert_eq!(client.ended().exit_code, 0, "{:?}", client.log());
     assert_eq!(server.ended().exit_code, 0, "{:?}", server.log());
