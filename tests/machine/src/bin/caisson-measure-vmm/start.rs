@@ -168,14 +168,18 @@ fn print(rounds: usize, qemu: &Qemu, contenders: &[Contender<'_>], results: &[Re
 /// Exits of all vCPUs of the VM that this process has made, those that KVM handled itself too.
 pub(crate) fn exits(pid: u32) -> u64 {
     let folders = fs::read_dir("/sys/kernel/debug/kvm").expect("debugfs is mounted");
-    let of_process = format!("{pid}-");
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("it lives");
+    // KVM calls the folder after the thread that has made the VM.
+    let prefixes: Vec<_> = threads
+        .flatten()
+        .map(|thread| format!("{}-", thread.file_name().to_string_lossy()))
+        .collect();
     let folder = folders
         .flatten()
         .find(|folder| {
-            folder
-                .file_name()
-                .to_string_lossy()
-                .starts_with(&of_process)
+            let name = folder.file_name();
+            let name = name.to_string_lossy();
+            prefixes.iter().any(|prefix| name.starts_with(prefix))
         })
         .expect("the process has a VM");
     let text = fs::read_to_string(folder.path().join("exits")).expect("KVM counts exits");
