@@ -4,6 +4,7 @@
 //! the test program where it can be built.
 
 mod container;
+mod forwarding;
 mod pod;
 
 use std::process::Command;
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub use container::{CriContainer, CriStatus};
+pub use forwarding::Forwarding;
 pub use pod::{PodConfig, PodSandbox};
 
 use crate::Finished;
@@ -67,16 +69,18 @@ impl Cri {
     /// Panics when it cannot be started.
     #[must_use]
     pub fn call(&self, args: &[&str]) -> Finished {
-        let output = Command::new(&self.program)
-            .args(["--config", &self.config])
-            .args(args)
-            .output()
-            .expect("crictl can be run");
+        let output = self.command(args).output().expect("crictl can be run");
         Finished {
             code: output.status.code().unwrap_or(-1),
             stdout: output.stdout,
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(["--config", &self.config]).args(args);
+        command
     }
 
     /// What a call answers in JSON.

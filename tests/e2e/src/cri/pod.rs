@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::{Cri, CriContainer, merge};
+use super::{Cri, CriContainer, Forwarding, merge};
 use crate::Finished;
 
 /// The runtime handler under test, as containerd's configuration names it.
@@ -150,6 +150,33 @@ impl PodSandbox {
         let pid = answer.pointer("/info/pid").and_then(Value::as_i64);
         let pid = pid.and_then(|pid| i32::try_from(pid).ok());
         pid.unwrap_or_else(|| panic!("no pid in {answer}"))
+    }
+
+    /// Its address on the network, as CNI gave it and CRI tells it.
+    ///
+    /// # Panics
+    /// Panics when it has none.
+    #[must_use]
+    #[track_caller]
+    pub fn address(&self) -> String {
+        let answer = self.cri.json(&["inspectp", "-o", "json", &self.id]);
+        let address = answer.pointer("/status/network/ip").and_then(Value::as_str);
+        address
+            .filter(|address| !address.is_empty())
+            .unwrap_or_else(|| panic!("no address in {answer}"))
+            .to_owned()
+    }
+
+    /// Starts to forward a port of the host to one of the pod, until the answer is dropped.
+    ///
+    /// # Panics
+    /// Panics when crictl cannot be started or does not say that it forwards.
+    #[must_use]
+    #[track_caller]
+    pub fn forward(&self, host: u16, pod: u16) -> Forwarding {
+        let mut command = self.cri.command(&["port-forward", &self.id]);
+        command.arg(format!("{host}:{pod}"));
+        Forwarding::start(command)
     }
 
     /// What PodSandboxStats says.

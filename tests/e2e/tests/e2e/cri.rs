@@ -4,5 +4,6 @@
 mod life;
 mod limits;
 mod namespaces;
+mod network;
 mod security;
 mod volumes;
