@@ -31,8 +31,8 @@ pub const FOR_BUILDING: &[&str] = &[
     "xz-utils",
 ];
 
-/// What tests on this machine use: the agent makes real containers of it.
-pub const FOR_TESTS: &[&str] = &["busybox-static", "util-linux"];
+/// What tests on this machine use: real containers for the agent, network namespaces for the shim.
+pub const FOR_TESTS: &[&str] = &["busybox-static", "iproute2", "util-linux"];
 
 /// Installs what is missing of everything that building, the testbed and the tests use.
 ///
