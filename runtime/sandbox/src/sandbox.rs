@@ -293,9 +293,10 @@ fn check(options: &SandboxOptions) -> Result<(), SandboxError> {
 }
 
 /// Cleans up after a sandbox whose process is gone: kills the processes recorded in `state_dir`
-/// (after comparing their start times), undoes its part of the pod's network, unmounts what is mounted below it in the caller's mount
-/// namespace and removes it, with its two parents if they are empty. Idempotent. Returns the
-/// process id of the pod (see [`Sandbox::pid`]) if one was recorded. Blocks, at most for seconds.
+/// (after comparing their start times), undoes its part of the pod's network, unmounts what is
+/// mounted below it in the caller's mount namespace and removes it, with its two parents if they are
+/// empty. Idempotent. Returns the process id of the pod (see [`Sandbox::pid`]) if one was recorded.
+/// Blocks, at most for seconds.
 ///
 /// # Errors
 /// Fails when something could not be killed or removed.

@@ -4,6 +4,23 @@ use super::test_namespace::TestNamespace;
 use super::{Network, undo_recorded};
 use crate::netns::NetworkNamespace;
 
+/// A pod's namespace with `eth0`, that of the other end, and a state directory.
+struct Bench {
+    pod: TestNamespace,
+    host: TestNamespace,
+    state: tempfile::TempDir,
+}
+
+impl Bench {
+    /// Without the privilege the test is skipped and says so.
+    async fn new() -> Option<Self> {
+        let (pod, host) = (TestNamespace::new().await?, TestNamespace::new().await?);
+        pod.connect("eth0", &host, "veth0");
+        let state = tempfile::tempdir().unwrap();
+        Some(Self { pod, host, state })
+    }
+}
+
 /// A pod's network in `namespace`, which others have filled.
 async fn network(namespace: &TestNamespace, state_dir: &Path) -> Network {
     let path = namespace.path();
@@ -14,11 +31,9 @@ async fn network(namespace: &TestNamespace, state_dir: &Path) -> Network {
 
 #[tokio::test]
 async fn interfaces_are_connected_once_and_all_of_it_is_undone() {
-    let (Some(pod), Some(host)) = (TestNamespace::new().await, TestNamespace::new().await) else {
+    let Some(Bench { pod, host, state }) = Bench::new().await else {
         return;
     };
-    let state = tempfile::tempdir().unwrap();
-    pod.connect("eth0", &host, "veth0");
     let network = network(&pod, state.path()).await;
     let devices = network.connect().await.unwrap();
     assert_eq!(devices.len(), 1);
@@ -41,11 +56,14 @@ async fn interfaces_are_connected_once_and_all_of_it_is_undone() {
 
 #[tokio::test]
 async fn a_handle_that_is_dropped_undoes_it_too() {
-    let (Some(pod), Some(host)) = (TestNamespace::new().await, TestNamespace::new().await) else {
+    let Some(Bench {
+        pod,
+        host: _host,
+        state,
+    }) = Bench::new().await
+    else {
         return;
     };
-    let state = tempfile::tempdir().unwrap();
-    pod.connect("eth0", &host, "veth0");
     let network = network(&pod, state.path()).await;
     drop(network.connect().await.unwrap());
     assert!(pod.traces().contains("ingress"), "{}", pod.traces());
@@ -55,11 +73,9 @@ async fn a_handle_that_is_dropped_undoes_it_too() {
 
 #[tokio::test]
 async fn when_one_interface_cannot_be_connected_none_is() {
-    let (Some(pod), Some(host)) = (TestNamespace::new().await, TestNamespace::new().await) else {
+    let Some(Bench { pod, host, state }) = Bench::new().await else {
         return;
     };
-    let state = tempfile::tempdir().unwrap();
-    pod.connect("eth0", &host, "veth0");
     pod.connect("net1", &host, "veth1");
     pod.run("tc qdisc add dev net1 ingress");
     let before = pod.traces();
@@ -71,11 +87,14 @@ async fn when_one_interface_cannot_be_connected_none_is() {
 
 #[tokio::test]
 async fn what_a_dead_shim_left_is_undone_from_its_record() {
-    let (Some(pod), Some(host)) = (TestNamespace::new().await, TestNamespace::new().await) else {
+    let Some(Bench {
+        pod,
+        host: _host,
+        state,
+    }) = Bench::new().await
+    else {
         return;
     };
-    let state = tempfile::tempdir().unwrap();
-    pod.connect("eth0", &host, "veth0");
     let network = network(&pod, state.path()).await;
     drop(network.connect().await.unwrap());
     undo_recorded(state.path()).unwrap();

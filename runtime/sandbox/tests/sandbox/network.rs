@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use caisson_sandbox::{Config, ErrorKind, Sandbox, SandboxOptions, clean_up};
 
@@ -97,22 +98,31 @@ fn options(pod: &Pod, namespace: &Namespace) -> SandboxOptions {
     }
 }
 
+/// A sandbox in the namespace, without a fault.
+async fn started(pod: &Pod, namespace: &Namespace) -> Arc<Sandbox> {
+    let config = config(pod, "");
+    let starting = Sandbox::start(&config, options(pod, namespace));
+    soon(starting).await.unwrap()
+}
+
+/// Creates the container that the tests start.
+async fn create(sandbox: &Sandbox, pod: &Pod) {
+    let creating = sandbox.create_container(pod.container("web", "sleep"));
+    soon(creating).await.unwrap();
+}
+
 #[test]
 fn what_is_in_the_namespace_is_in_the_machine_from_the_start() {
     in_pod(async |pod| {
         let namespace = Namespace::new();
         namespace.add("eth0");
         namespace.add("net1");
-        let sandbox = soon(Sandbox::start(&config(pod, ""), options(pod, &namespace)))
-            .await
-            .unwrap();
+        let sandbox = started(pod, &namespace).await;
         let told = "slot 5: eth0, 1 addresses\nslot 6: net1, 1 addresses\n";
         assert_eq!(notes(pod), told);
         assert_eq!(traces(&namespace.path()).1, 4);
         // At the start there is nothing new.
-        soon(sandbox.create_container(pod.container("web", "sleep")))
-            .await
-            .unwrap();
+        create(&sandbox, pod).await;
         soon(sandbox.start_process(&init("web"))).await.unwrap();
         assert_eq!(notes(pod), told);
         soon(sandbox.stop()).await;
@@ -126,12 +136,8 @@ fn what_comes_later_is_plugged_when_the_first_container_starts() {
     in_pod(async |pod| {
         let namespace = Namespace::new();
         namespace.add("eth0");
-        let sandbox = soon(Sandbox::start(&config(pod, ""), options(pod, &namespace)))
-            .await
-            .unwrap();
-        soon(sandbox.create_container(pod.container("web", "sleep")))
-            .await
-            .unwrap();
+        let sandbox = started(pod, &namespace).await;
+        create(&sandbox, pod).await;
         namespace.add("net1");
         run(&namespace.path(), "ip addr add 10.0.0.2/24 dev eth0");
         soon(sandbox.start_process(&init("web"))).await.unwrap();
@@ -151,9 +157,7 @@ fn docker_fills_a_namespace_that_was_made_for_it() {
         let sandbox = soon(Sandbox::start(&config(pod, ""), pod.options()))
             .await
             .unwrap();
-        soon(sandbox.create_container(pod.container("web", "sleep")))
-            .await
-            .unwrap();
+        create(&sandbox, pod).await;
         add(
             Path::new(&format!("/proc/{}/ns/net", sandbox.pid())),
             "eth0",
@@ -194,9 +198,7 @@ fn an_interface_that_cannot_be_plugged_fails_the_start_and_can_be_tried_again() 
             ))
             .await
             .unwrap();
-            soon(sandbox.create_container(pod.container("web", "sleep")))
-                .await
-                .unwrap();
+            create(&sandbox, pod).await;
             let before = traces(&namespace.path());
             namespace.add(name);
             let error = soon(sandbox.start_process(&init("web"))).await.unwrap_err();
@@ -217,9 +219,7 @@ fn a_namespace_with_another_machine_in_it_is_refused() {
     in_pod(async |pod| {
         let namespace = Namespace::new();
         namespace.add("eth0");
-        let first = soon(Sandbox::start(&config(pod, ""), options(pod, &namespace)))
-            .await
-            .unwrap();
+        let first = started(pod, &namespace).await;
         let before = traces(&namespace.path());
         let mut second = options(pod, &namespace);
         second.state_dir = pod.state_dir().with_file_name("second");
@@ -239,9 +239,7 @@ fn clean_up_undoes_what_a_dead_shim_left_in_the_namespace() {
     in_pod(async |pod| {
         let namespace = Namespace::new();
         namespace.add("eth0");
-        let sandbox = soon(Sandbox::start(&config(pod, ""), options(pod, &namespace)))
-            .await
-            .unwrap();
+        let sandbox = started(pod, &namespace).await;
         // As if its process had been killed: nothing of it does anything any more.
         std::mem::forget(sandbox);
         pod::kill(pod.process("vmm"));
@@ -255,9 +253,7 @@ fn what_is_dialled_on_localhost_in_the_namespace_is_dialled_in_the_guest() {
     in_pod(async |pod| {
         let namespace = Namespace::new();
         run(&namespace.path(), "ip link set lo up");
-        let sandbox = soon(Sandbox::start(&config(pod, ""), options(pod, &namespace)))
-            .await
-            .unwrap();
+        let sandbox = started(pod, &namespace).await;
         let netns = namespace.path();
         let dial = move |address: &str| {
             let script = format!("echo question | busybox nc {address} 2>&1; true");
