@@ -188,6 +188,55 @@ fn extended_attributes_and_device_nodes_pass_through() {
     );
 }
 
+/// The guest has its own devices, and pipes and sockets are between its own processes: what the
+/// host would open of these could be anything, and a FIFO would hold up the one that opens it.
+#[test]
+fn nodes_fifos_and_sockets_are_not_opened() {
+    let Some(shared) = Shared::new() else { return };
+    let (_server, mut guest) = serve(&shared);
+    for (name, kind, device) in [
+        ("null", libc::S_IFCHR, 1 << 8 | 3),
+        ("disk", libc::S_IFBLK, 7 << 8),
+        ("fifo", libc::S_IFIFO, 0),
+        ("socket", libc::S_IFSOCK, 0),
+    ] {
+        let mut body = Vec::new();
+        for value in [kind | 0o666, device, 0, 0] {
+            body.extend(value.to_le_bytes());
+        }
+        body.extend(terminated(name));
+        assert_eq!(guest.ask(8, ROOT, &body).error, 0, "{name}");
+        let node = guest.lookup(ROOT, name).unwrap().node;
+        for flags in [
+            libc::O_RDONLY,
+            libc::O_WRONLY,
+            libc::O_RDWR | libc::O_NONBLOCK,
+        ] {
+            assert!(guest.open(node, flags).is_err(), "{name} with {flags:#o}");
+        }
+    }
+}
+
+/// The count of lookups is the guest's word.
+#[test]
+fn forgetting_more_than_was_looked_up_hurts_nobody() {
+    let Some(shared) = Shared::new() else { return };
+    fs::write(shared.path().join("file"), "content").unwrap();
+    let (_server, mut guest) = serve(&shared);
+    let file = guest.lookup(ROOT, "file").unwrap();
+    let handle = guest.open(file.node, libc::O_RDONLY).unwrap();
+    for node in [file.node, file.node, 12345, u64::MAX] {
+        guest.forget(node, u64::MAX);
+    }
+    assert_eq!(guest.open(file.node, libc::O_RDONLY), Err(libc::EBADF));
+    assert_eq!(guest.read(file.node, handle), b"content");
+    assert!(guest.lookup(ROOT, "file").is_ok());
+    // A guest without a root has only itself to blame, and is answered.
+    guest.forget(ROOT, u64::MAX);
+    assert_eq!(guest.lookup(ROOT, "file"), Err(libc::EBADF));
+    assert_eq!(guest.read(file.node, handle), b"content");
+}
+
 /// Little-endian bytes of 64-bit numbers.
 fn longs(values: &[u64]) -> Vec<u8> {
     values

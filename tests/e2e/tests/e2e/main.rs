@@ -13,6 +13,7 @@ mod failures;
 mod faults;
 mod floods;
 mod hooks;
+mod hostile;
 mod jail;
 mod lifecycle;
 mod mounts;

@@ -279,6 +279,27 @@ impl Guest {
 
     /// As `ask`; `None` when the server ends instead.
     pub fn try_ask(&mut self, opcode: u32, node: u64, body: &[u8]) -> Option<Answer> {
+        let written = self.send(opcode, node, body)?;
+        let mut reply = vec![0; written as usize];
+        self.memory
+            .read_slice(&mut reply, GuestAddress(REPLY))
+            .unwrap();
+        assert_eq!(reply[..4], written.to_le_bytes());
+        assert_eq!(reply[8..16], self.unique.to_le_bytes());
+        Some(Answer {
+            error: -i32::from_le_bytes(reply[4..8].try_into().unwrap()),
+            data: reply.split_off(16),
+        })
+    }
+
+    /// Takes back so many lookups of a node, which is not answered.
+    pub fn forget(&mut self, node: u64, lookups: u64) {
+        let written = self.send(2, node, &lookups.to_le_bytes());
+        assert_eq!(written, Some(0));
+    }
+
+    /// Sends a request; gives the length of the reply.
+    fn send(&mut self, opcode: u32, node: u64, body: &[u8]) -> Option<u32> {
         self.unique += 1;
         let mut request = Vec::new();
         request.extend((40 + body.len() as u32).to_le_bytes());
@@ -290,17 +311,7 @@ impl Guest {
         request.extend([0; 8]);
         request.extend(body);
         self.write(REQUEST, &request);
-        let written = self.exchange(request.len() as u32)?;
-        let mut reply = vec![0; written as usize];
-        self.memory
-            .read_slice(&mut reply, GuestAddress(REPLY))
-            .unwrap();
-        assert_eq!(reply[..4], written.to_le_bytes());
-        assert_eq!(reply[8..16], self.unique.to_le_bytes());
-        Some(Answer {
-            error: -i32::from_le_bytes(reply[4..8].try_into().unwrap()),
-            data: reply.split_off(16),
-        })
+        self.exchange(request.len() as u32)
     }
 
     /// Puts the request of this length into the queue; gives the length of the reply.
