@@ -1,12 +1,17 @@
 //! Which devices a container may use: the rules of the OCI specification (config-linux.md, "Allowed
 //! Device list") as a BPF program that the kernel asks at every open and mknod in the cgroup.
 
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use caisson_bpf::instruction::{
+    AND, EXIT, JUMP_IF, JUMP_UNLESS, LOAD_WORD, MOVE, MOVE_REGISTER, SHIFT_RIGHT, instruction,
+};
+use caisson_bpf::{Kind, attach_to_cgroup, load};
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 
 use super::Cgroup;
 use crate::error::{AgentError, Doing};
-
-mod bpf;
 
 /// Rules of one container. Privileged containers name every device of the host, which is a few
 /// hundred.
@@ -77,7 +82,8 @@ impl Cgroup {
         if allows_everything(&rules) {
             return Ok(());
         }
-        bpf::attach(self.path(), &program(&rules))
+        load(Kind::CgroupDevice, &program(&rules))
+            .and_then(|program| attach_to_cgroup(&program, File::open(self.path())?.as_fd()))
             .doing("apply the device rules (CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF)")
     }
 }
@@ -147,16 +153,6 @@ fn allows_everything(rules: &[Rule]) -> bool {
         .is_none_or(|rule| rule.allow && rule.is_unconditional())
 }
 
-// The instruction set: kernel documentation, bpf/standardization/instruction-set.rst.
-const LOAD_WORD: u8 = 0x61;
-const MOVE_REGISTER: u8 = 0xbf;
-const MOVE: u8 = 0xb7;
-const AND: u8 = 0x57;
-const SHIFT_RIGHT: u8 = 0x77;
-const JUMP_IF_EQUAL: u8 = 0x15;
-const JUMP_IF_NOT_EQUAL: u8 = 0x55;
-const EXIT: u8 = 0x95;
-
 /// Registers: the answer, the argument and a scratch, and the four parts of the question.
 const ANSWER: u8 = 0;
 const SCRATCH: u8 = 1;
@@ -164,14 +160,6 @@ const KIND: u8 = 2;
 const ACCESS: u8 = 3;
 const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
-
-/// One instruction as the kernel's `struct bpf_insn` on a little-endian machine.
-fn instruction(code: u8, to: u8, from: u8, offset: i16, value: i32) -> u64 {
-    u64::from(code)
-        | u64::from(from << 4 | to) << 8
-        | u64::from(offset.cast_unsigned()) << 16
-        | u64::from(value.cast_unsigned()) << 32
-}
 
 /// The program: the last rule that matches decides, so the rules are tried from the last to the
 /// first; what no rule mentions is denied.
@@ -206,15 +194,15 @@ fn append(program: &mut Vec<u64>, rule: &Rule) {
     conditions.extend(
         parts
             .iter()
-            .filter_map(|(register, value)| Some((JUMP_IF_NOT_EQUAL, *register, (*value)?))),
+            .filter_map(|(register, value)| Some((JUMP_UNLESS, *register, (*value)?))),
     );
     let mut masked = Vec::new();
     if rule.access != ALL {
         // An allowance must cover all that is asked for, a prohibition any of it.
         let (mask, jump) = if rule.allow {
-            (!rule.access, JUMP_IF_NOT_EQUAL)
+            (!rule.access, JUMP_UNLESS)
         } else {
-            (rule.access, JUMP_IF_EQUAL)
+            (rule.access, JUMP_IF)
         };
         masked.push(instruction(MOVE_REGISTER, SCRATCH, ACCESS, 0, 0));
         masked.push(instruction(AND, SCRATCH, 0, 0, mask));

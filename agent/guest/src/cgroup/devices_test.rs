@@ -27,13 +27,13 @@ fn ask(program: &[u64], kind: i32, access: i32, major: i32, minor: i32) -> bool 
             MOVE => registers[to] = Some(value),
             AND => registers[to] = Some(read(to) & value),
             SHIFT_RIGHT => registers[to] = Some(read(to) >> value),
-            JUMP_IF_EQUAL if read(to) == value => at += offset as usize,
-            JUMP_IF_NOT_EQUAL if read(to) != value => at += offset as usize,
-            JUMP_IF_EQUAL | JUMP_IF_NOT_EQUAL => {}
+            JUMP_IF if read(to) == value => at += offset as usize,
+            JUMP_UNLESS if read(to) != value => at += offset as usize,
+            JUMP_IF | JUMP_UNLESS => {}
             EXIT => return read(0) == 1,
             _ => panic!("unknown instruction {code:#x}"),
         }
-        argument &= to != 1 || code == JUMP_IF_EQUAL || code == JUMP_IF_NOT_EQUAL;
+        argument &= to != 1 || code == JUMP_IF || code == JUMP_UNLESS;
     }
 }
 
@@ -48,7 +48,7 @@ fn assert_all_reachable(program: &[u64]) {
         let (code, offset) = (program[at] as u8, (program[at] >> 16) as i16 as usize);
         match code {
             EXIT => {}
-            JUMP_IF_EQUAL | JUMP_IF_NOT_EQUAL => next.extend([at + 1, at + 1 + offset]),
+            JUMP_IF | JUMP_UNLESS => next.extend([at + 1, at + 1 + offset]),
             _ => next.push(at + 1),
         }
     }
