@@ -40,7 +40,8 @@ impl PodProcesses {
         }
         let launch = tools.reaper.launch();
         let side = ProcessSide::default();
-        let Launched { pid, failure, .. } = tools.launcher.launch(&launch, &Job::Hold, side).await?;
+        let Launched { pid, failure, .. } =
+            tools.launcher.launch(&launch, &Job::Hold, side).await?;
         let exit = launch.watch(pid);
         failure.executed().await?;
         *held = Some(Holder { pid, exit });

@@ -319,7 +319,12 @@ fn a_member_that_joins_the_pods_ipc_has_the_pods_shared_memory_for_its_own() {
     ] {
         let guest = rewritten_in(&config(joins.clone(), size), &member).unwrap();
         assert!(guest.binds.is_empty());
-        let mut options = vec!["nosuid".to_owned(), "noexec".into(), "nodev".into(), "rbind".into()];
+        let mut options = vec![
+            "nosuid".to_owned(),
+            "noexec".into(),
+            "nodev".into(),
+            "rbind".into(),
+        ];
         options.extend(bytes.map(|bytes| format!("size={bytes}")));
         let mount = json!({"destination": "/dev/shm", "type": "bind", "source": "/dev/shm",
             "options": options});

@@ -7,8 +7,8 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use caisson_protocol::agent::StatsResponse;
 use caisson_sandbox::{
-    Config, CreateContainer, CreateExec, ErrorKind, PodSetUp, ProcessExit, ProcessId, ProcessStreams,
-    SandboxError, SandboxOptions, VmEnd, VmEndKind, VmSize,
+    Config, CreateContainer, CreateExec, ErrorKind, PodSetUp, ProcessExit, ProcessId,
+    ProcessStreams, SandboxError, SandboxOptions, VmEnd, VmEndKind, VmSize,
 };
 use oci_spec::runtime::LinuxResources;
 use tokio::io::AsyncWriteExt;

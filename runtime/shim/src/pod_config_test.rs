@@ -22,7 +22,11 @@ fn what_a_machine_has_a_use_for_is_read_and_the_rest_is_left() {
     let message = PodMessage::default()
         .hostname("web")
         .annotation("a", "b")
-        .dns(&["10.0.0.1", "10.0.0.2"], &["svc.local", "local"], &["ndots:5"])
+        .dns(
+            &["10.0.0.1", "10.0.0.2"],
+            &["svc.local", "local"],
+            &["ndots:5"],
+        )
         .cgroup_parent("/kubepods/pod1")
         .sysctl("net.ipv4.ip_forward", "1")
         .limits(250_000, 100_000, 1 << 30)
@@ -31,7 +35,10 @@ fn what_a_machine_has_a_use_for_is_read_and_the_rest_is_left() {
         .bytes();
     let config = decoded(message);
     assert_eq!(config.hostname, "web");
-    assert_eq!(config.annotations, HashMap::from([("a".into(), "b".into())]));
+    assert_eq!(
+        config.annotations,
+        HashMap::from([("a".into(), "b".into())])
+    );
     assert_eq!(config.cgroup_parent, "/kubepods/pod1");
     assert_eq!(
         config.sysctls,
@@ -48,10 +55,17 @@ fn what_a_machine_has_a_use_for_is_read_and_the_rest_is_left() {
 
 #[test]
 fn namespaces_of_the_host_are_seen() {
-    let host = |namespaces: &[u8]| decoded(PodMessage::default().namespaces(namespaces).bytes()).host;
+    let host =
+        |namespaces: &[u8]| decoded(PodMessage::default().namespaces(namespaces).bytes()).host;
     let none = HostNamespaces::default();
     for (field, expected) in [
-        (1, HostNamespaces { network: true, ..none }),
+        (
+            1,
+            HostNamespaces {
+                network: true,
+                ..none
+            },
+        ),
         (2, HostNamespaces { pid: true, ..none }),
         (3, HostNamespaces { ipc: true, ..none }),
     ] {
@@ -76,7 +90,12 @@ fn nothing_is_no_configuration_and_something_else_is_refused() {
     other.type_url = "example.com/Pod".into();
     let message = PodConfig::from_any(Some(&other)).unwrap_err();
     assert!(message.contains("example.com/Pod"), "{message}");
-    for damaged in [&b"\x12"[..], b"\x12\xff", b"\x42\x02\x0a\x09", b"\xff\xff\xff\xff\xff\xff"] {
+    for damaged in [
+        &b"\x12"[..],
+        b"\x12\xff",
+        b"\x42\x02\x0a\x09",
+        b"\xff\xff\xff\xff\xff\xff",
+    ] {
         let message = PodConfig::from_any(Some(&any(damaged.to_vec()))).unwrap_err();
         assert!(message.contains("cannot be decoded"), "{message}");
     }

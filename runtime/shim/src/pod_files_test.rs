@@ -40,7 +40,10 @@ fn a_container_gets_the_files_of_its_pod_where_it_has_none() {
     let expected = |access: &str| {
         ["/etc/hostname", "/etc/resolv.conf"].map(|name| (name.to_owned(), json!(["bind", access])))
     };
-    assert_eq!(mounts(&spec, bundle.path()), [&own[..], &expected("rw")].concat());
+    assert_eq!(
+        mounts(&spec, bundle.path()),
+        [&own[..], &expected("rw")].concat()
+    );
     let spec = json!({"ociVersion": "1.1.0", "root": root(true)});
     let all = mounts(&spec, bundle.path());
     assert_eq!(all.len(), 3);

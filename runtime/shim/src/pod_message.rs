@@ -51,7 +51,10 @@ impl PodMessage {
 
     pub(crate) fn dns(self, servers: &[&str], searches: &[&str], options: &[&str]) -> Self {
         let list = |field, words: &[&str]| -> Vec<u8> {
-            words.iter().flat_map(|word| bytes(field, word.as_bytes())).collect()
+            words
+                .iter()
+                .flat_map(|word| bytes(field, word.as_bytes()))
+                .collect()
         };
         let dns = [list(1, servers), list(2, searches), list(3, options)].concat();
         self.with(&bytes(4, &dns))
@@ -79,6 +82,10 @@ impl PodMessage {
         let Self { pod, linux } = self;
         let length = linux.len();
         assert!(length < 128, "a length of one byte is enough for tests");
-        if linux.is_empty() { pod } else { [pod, bytes(8, &linux)].concat() }
+        if linux.is_empty() {
+            pod
+        } else {
+            [pod, bytes(8, &linux)].concat()
+        }
     }
 }

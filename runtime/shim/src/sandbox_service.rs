@@ -50,7 +50,7 @@ fn architecture() -> &'static str {
 }
 
 /// What `crictl inspectp` shows.
-fn info(running: &Running, kernel: Option<String>) -> HashMap<String, String> {
+fn info(running: &Running, kernel: Option<&str>) -> HashMap<String, String> {
     let info = json!({"pid": running.pid, "guestKernel": kernel});
     HashMap::from([("info".to_owned(), info.to_string())])
 }
@@ -139,7 +139,7 @@ impl Sandbox for SandboxService {
             response.pid = running.pid;
             response.created_at = MessageField::some(timestamp(running.since));
             if request.verbose {
-                response.info = info(running, self.pod.guest_kernel());
+                response.info = info(running, self.pod.guest_kernel().as_deref());
             }
         }
         if let Some(exit) = exit {
@@ -164,7 +164,9 @@ impl Sandbox for SandboxService {
     ) -> ttrpc::Result<api::ShutdownSandboxResponse> {
         let service = self.clone();
         detached(async move {
-            if Arc::clone(&service.pod).shutdown_sandbox(request.sandbox_id).await
+            if Arc::clone(&service.pod)
+                .shutdown_sandbox(request.sandbox_id)
+                .await
                 && let Err(error) = socket::remove(&service.socket)
             {
                 tracing::warn!("{error}");

@@ -131,15 +131,24 @@ async fn a_pod_is_served_from_its_creation_to_the_end_of_the_shim() {
     let platform = platform.unwrap().platform.unwrap();
     assert_eq!(platform.os, "linux");
     assert!(["amd64", "arm64"].contains(&platform.architecture.as_str()));
-    client.ping_sandbox(context(), &request!(PingRequest)).await.unwrap();
-    let metrics = client.sandbox_metrics(context(), &request!(SandboxMetricsRequest)).await;
+    client
+        .ping_sandbox(context(), &request!(PingRequest))
+        .await
+        .unwrap();
+    let metrics = client
+        .sandbox_metrics(context(), &request!(SandboxMetricsRequest))
+        .await;
     let metrics = metrics.unwrap().metrics.unwrap();
     assert_eq!(metrics.id, ID);
     assert!(metrics.data.type_url.ends_with(".Metrics"));
 
     let waiting = tokio::spawn({
         let client = client.clone();
-        async move { client.wait_sandbox(context(), &request!(WaitSandboxRequest)).await }
+        async move {
+            client
+                .wait_sandbox(context(), &request!(WaitSandboxRequest))
+                .await
+        }
     });
     let stop = request!(StopSandboxRequest);
     client.stop_sandbox(context(), &stop).await.unwrap();
@@ -162,7 +171,10 @@ async fn options_of_another_kind_are_refused() {
     let bench = Bench::new().await;
     let mut other = pod();
     other.type_url = "example.com/Pod".into();
-    assert_eq!(code(bench.create(Some(other)).await), Code::INVALID_ARGUMENT);
+    assert_eq!(
+        code(bench.create(Some(other)).await),
+        Code::INVALID_ARGUMENT
+    );
     assert_eq!(code(bench.status(false).await), Code::NOT_FOUND);
     bench.create(None).await.unwrap();
 }

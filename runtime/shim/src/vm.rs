@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use caisson_protocol::agent::StatsResponse;
 use caisson_sandbox::{
-    Config, CreateContainer, CreateExec, ErrorKind, PodSetUp, ProcessExit, ProcessId, ProcessStreams,
-    Sandbox, SandboxError, SandboxOptions, VmEnd, VmSize,
+    Config, CreateContainer, CreateExec, ErrorKind, PodSetUp, ProcessExit, ProcessId,
+    ProcessStreams, Sandbox, SandboxError, SandboxOptions, VmEnd, VmSize,
 };
 use oci_spec::runtime::LinuxResources;
 use tokio::time::timeout;

@@ -232,8 +232,16 @@ fn p15_a_pod_of_the_sandbox_service_is_version_3_for_who_has_that() {
     let containerd = "/run/containerd/containerd.sock";
     let cases = [
         (Input::Null, Some("2"), json_version(3, ADDRESS)),
-        (Input::Bytes(GENERIC_OPTIONS), Some("2"), json_version(3, ADDRESS)),
-        (Input::Bytes(PARAMETERS_WITH_OPTIONS), Some("2"), protobuf(ADDRESS)),
+        (
+            Input::Bytes(GENERIC_OPTIONS),
+            Some("2"),
+            json_version(3, ADDRESS),
+        ),
+        (
+            Input::Bytes(PARAMETERS_WITH_OPTIONS),
+            Some("2"),
+            protobuf(ADDRESS),
+        ),
         // Nobody who reads only this has the service, but it is what they read.
         (Input::Null, None, bare(ADDRESS)),
     ];

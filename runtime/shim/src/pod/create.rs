@@ -187,8 +187,15 @@ impl Pod {
                 }
                 end = vm.ended() => return Err(vm::gone(&end).into()),
             }
-            self.create_in_guest(vm, new.place, new.spec, &new.bundle, new.request, &new.stdio)
-                .await
+            self.create_in_guest(
+                vm,
+                new.place,
+                new.spec,
+                &new.bundle,
+                new.request,
+                &new.stdio,
+            )
+            .await
         };
         match created.await {
             Ok(streams) => {

@@ -132,7 +132,10 @@ async fn a_pod_goes_from_created_to_stopped_and_each_call_fits_its_state() {
     assert_eq!(bench.state(), "unknown");
     assert_eq!(code(bench.start().await), Code::FAILED_PRECONDITION);
     assert_eq!(bench.stop().await.unwrap_err().code(), Code::NOT_FOUND);
-    assert_eq!(bench.pod.wait_sandbox(ID).await.unwrap_err().code(), Code::NOT_FOUND);
+    assert_eq!(
+        bench.pod.wait_sandbox(ID).await.unwrap_err().code(),
+        Code::NOT_FOUND
+    );
 
     bench.create();
     assert_eq!(bench.state(), "created");
@@ -141,15 +144,24 @@ async fn a_pod_goes_from_created_to_stopped_and_each_call_fits_its_state() {
         assert_eq!(error.code(), Code::ALREADY_EXISTS);
     }
     assert_eq!(bench.vm.calls(), [""; 0], "nothing runs yet");
-    assert_eq!(bench.pod.ping_sandbox(ID).unwrap_err().code(), Code::FAILED_PRECONDITION);
-    assert_eq!(code(bench.container("c1", PLAIN).await), Code::FAILED_PRECONDITION);
+    assert_eq!(
+        bench.pod.ping_sandbox(ID).unwrap_err().code(),
+        Code::FAILED_PRECONDITION
+    );
+    assert_eq!(
+        code(bench.container("c1", PLAIN).await),
+        Code::FAILED_PRECONDITION
+    );
 
     assert_eq!(bench.start().await, Ok(PID));
     assert_eq!(bench.state(), "ready");
     bench.pod.ping_sandbox(ID).unwrap();
     bench.pod.sandbox_stats(ID).await.unwrap();
     assert_eq!(code(bench.start().await), Code::FAILED_PRECONDITION);
-    assert_eq!(bench.pod.ping_sandbox("another").unwrap_err().code(), Code::NOT_FOUND);
+    assert_eq!(
+        bench.pod.ping_sandbox("another").unwrap_err().code(),
+        Code::NOT_FOUND
+    );
     assert_eq!(Bundle::new(bench.bundle()).init_pid(), Some(PID));
 
     for _ in 0..2 {
@@ -157,9 +169,15 @@ async fn a_pod_goes_from_created_to_stopped_and_each_call_fits_its_state() {
         assert_eq!(bench.state(), "stopped");
         assert_eq!(bench.wait().await.status, 0);
     }
-    assert_eq!(bench.pod.ping_sandbox(ID).unwrap_err().code(), Code::FAILED_PRECONDITION);
+    assert_eq!(
+        bench.pod.ping_sandbox(ID).unwrap_err().code(),
+        Code::FAILED_PRECONDITION
+    );
     assert_eq!(code(bench.start().await), Code::FAILED_PRECONDITION);
-    assert_eq!(code(bench.container("c1", PLAIN).await), Code::FAILED_PRECONDITION);
+    assert_eq!(
+        code(bench.container("c1", PLAIN).await),
+        Code::FAILED_PRECONDITION
+    );
     let error = bench.create_as(ID, None).unwrap_err();
     assert_eq!(error.code(), Code::ALREADY_EXISTS);
 }
@@ -188,7 +206,10 @@ async fn the_machine_is_as_large_as_the_pod_and_set_up_before_its_containers() {
     bench.start().await.unwrap();
     let launched = bench.vm.launched().unwrap();
     assert_eq!((launched.size.vcpus, launched.size.memory_mib), (3, 1136));
-    assert_eq!(launched.netns.as_deref(), Some(Path::new("/run/netns/cni-1")));
+    assert_eq!(
+        launched.netns.as_deref(),
+        Some(Path::new("/run/netns/cni-1"))
+    );
     let set_up = bench.vm.set_up().unwrap();
     assert_eq!(set_up.hostname, "web");
     let mut sysctls: Vec<_> = set_up.sysctls.into_iter().collect();
@@ -198,7 +219,10 @@ async fn the_machine_is_as_large_as_the_pod_and_set_up_before_its_containers() {
         ("net.ipv4.ip_unprivileged_port_start", "80"),
         ("net.ipv4.ping_group_range", "0 2147483647"),
     ];
-    assert_eq!(sysctls, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert_eq!(
+        sysctls,
+        expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+    );
     assert_eq!(bench.vm.calls(), ["set-up web/"]);
 }
 
@@ -209,7 +233,10 @@ async fn every_container_is_a_member_with_the_files_of_the_pod() {
     let created = bench.vm.created();
     assert_eq!(created.place, PodPlace::Member { pod: ID.into() });
     let mounts = created.spec.mounts().clone().unwrap();
-    let destinations: Vec<_> = mounts.iter().map(|mount| mount.destination().clone()).collect();
+    let destinations: Vec<_> = mounts
+        .iter()
+        .map(|mount| mount.destination().clone())
+        .collect();
     let all = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"];
     assert_eq!(destinations, all.map(PathBuf::from));
     let source = mounts[0].source().clone().unwrap();
@@ -221,7 +248,9 @@ async fn every_container_is_a_member_with_the_files_of_the_pod() {
     bench.pod.wait(&key).await.unwrap();
     Arc::clone(&bench.pod).delete(key).await.unwrap();
     assert!(!Arc::clone(&bench.pod).shutdown(false).await);
-    bench.vm.refuse_create(ErrorKind::InvalidArgument, "no such program");
+    bench
+        .vm
+        .refuse_create(ErrorKind::InvalidArgument, "no such program");
     bench.container("c2", PLAIN).await.unwrap_err();
     assert_eq!(bench.state(), "ready");
     bench.container("c2", PLAIN).await.unwrap();
@@ -256,14 +285,18 @@ async fn a_stop_ends_containers_first_and_a_shutdown_the_shim() {
     let key = ProcessKey::new("c1", "");
     Arc::clone(&bench.pod).delete(key).await.unwrap();
     assert!(Arc::clone(&bench.pod).shutdown_sandbox(ID.into()).await);
-    timeout(Duration::from_secs(10), bench.pod.over()).await.unwrap();
+    timeout(Duration::from_secs(10), bench.pod.over())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn a_shutdown_ends_whatever_there_is() {
     let bench = Bench::new().await;
     assert!(Arc::clone(&bench.pod).shutdown_sandbox(ID.into()).await);
-    timeout(Duration::from_secs(10), bench.pod.over()).await.unwrap();
+    timeout(Duration::from_secs(10), bench.pod.over())
+        .await
+        .unwrap();
 
     let bench = Bench::running().await;
     bench.container("c1", PLAIN).await.unwrap();
@@ -276,7 +309,9 @@ async fn a_shutdown_ends_whatever_there_is() {
 async fn a_pod_that_cannot_be_set_up_is_stopped_and_says_why() {
     let bench = Bench::new().await;
     bench.create();
-    bench.vm.refuse_set_up(ErrorKind::InvalidArgument, "cannot set sysctl x");
+    bench
+        .vm
+        .refuse_set_up(ErrorKind::InvalidArgument, "cannot set sysctl x");
     let error = bench.start().await.unwrap_err();
     assert_eq!(error.code(), Code::INVALID_ARGUMENT);
     assert!(error.to_string().contains("sysctl x"), "{error}");
@@ -323,7 +358,9 @@ async fn runtime_options_are_those_that_start_was_given() {
     let length = u8::try_from(path.len()).unwrap();
     any.value = [&[0x12, length], path].concat();
     let bundle = Bundle::new(bench.bundle());
-    bundle.write_runtime_options(&any.write_to_bytes().unwrap()).unwrap();
+    bundle
+        .write_runtime_options(&any.write_to_bytes().unwrap())
+        .unwrap();
     bench.create();
     bench.start().await.unwrap();
     assert_eq!(bench.vm.launched().unwrap().size.vcpus, 7);

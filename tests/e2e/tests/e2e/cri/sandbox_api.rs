@@ -67,13 +67,19 @@ fn a_pod_lives_without_a_pause_container() {
         assert_eq!(one.shell(&of) == two.shell(&of), shared, "{namespace}");
     }
     let _ = one.shell("echo together >/dev/shm/note");
-    assert_eq!(two.shell("cat /dev/shm/note; df -k /dev/shm | awk 'END {print $2}'"), "together\n65536");
+    assert_eq!(
+        two.shell("cat /dev/shm/note; df -k /dev/shm | awk 'END {print $2}'"),
+        "together\n65536"
+    );
     let address = pod.address();
     assert!(one.shell("ip -4 addr show eth0").contains(&address));
 
     // containerd has asked the shim of the pod, and run no program for each container.
     let bundles = "/run/containerd/io.containerd.runtime.v2.task/k8s.io";
-    assert_eq!(fs::read_to_string(format!("{bundles}/{}/sandbox", one.id)).unwrap(), pod.id);
+    assert_eq!(
+        fs::read_to_string(format!("{bundles}/{}/sandbox", one.id)).unwrap(),
+        pod.id
+    );
 
     // One is made anew while the other goes on; a pod lives without any container.
     let _ = two.stop(0).ok();
@@ -87,9 +93,15 @@ fn a_pod_lives_without_a_pause_container() {
         assert!(Instant::now() < deadline, "{:?}", two.log());
     }
     let stats = one.stats();
-    assert!(number(&stats, "/stats/0/memory/workingSetBytes/value") > 0, "{stats}");
+    assert!(
+        number(&stats, "/stats/0/memory/workingSetBytes/value") > 0,
+        "{stats}"
+    );
     let stats = pod.stats();
-    assert!(number(&stats, "/stats/0/linux/memory/workingSetBytes/value") > 0, "{stats}");
+    assert!(
+        number(&stats, "/stats/0/linux/memory/workingSetBytes/value") > 0,
+        "{stats}"
+    );
     for container in [&one, &two] {
         let _ = container.stop(0).ok();
         let _ = container.remove().ok();
@@ -111,7 +123,9 @@ fn a_pod_without_a_pause_container_shares_its_processes_and_its_end_is_seen() {
     if !cri.offers_sandboxes() {
         return;
     }
-    let config = PodConfig::new("pod").in_sandbox_service().with_shared_processes();
+    let config = PodConfig::new("pod")
+        .in_sandbox_service()
+        .with_shared_processes();
     let pod = PodSandbox::run(&cri, &config);
     let one = pod.start("one", &["sleep", "1001"]);
     let two = pod.start("two", &["sleep", "1002"]);
@@ -177,7 +191,9 @@ fn a_pod_without_a_pause_container_is_told_what_it_cannot_have() {
 
 fn number(value: &Value, path: &str) -> u64 {
     let number = value.pointer(path).and_then(Value::as_str);
-    number.and_then(|number| number.parse().ok()).unwrap_or_default()
+    number
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_default()
 }
 
 /// The group that a kubelet makes for a pod.
