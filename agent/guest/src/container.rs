@@ -86,7 +86,7 @@ enum Activity {
 impl Container {
     /// Makes a container whose init process waits for [`Container::start`]. `number` tells its
     /// directories from those of all other containers of this boot. It shares the processes of
-    /// `processes_of`, if there is such a container.
+    /// process `processes_of`, if there is one.
     ///
     /// # Errors
     /// Whatever prevents it; nothing is left behind then.
@@ -94,12 +94,12 @@ impl Container {
         tools: &Tools,
         number: u64,
         request: agent::CreateContainerRequest,
-        processes_of: Option<&Self>,
+        processes_of: Option<i32>,
     ) -> Result<Arc<Self>, AgentError> {
         let id = request.container_id;
         let mut adapted = specification::adapt(&request.config, &id)?;
-        if let Some(other) = processes_of {
-            adapted.share_processes(other.living_init()?);
+        if let Some(pid) = processes_of {
+            adapted.share_processes(pid);
         }
         check_root(&adapted)?;
         let claims = Claims::new(&tools.streams, &request.stdio)?;
@@ -488,7 +488,10 @@ impl Container {
     }
 
     /// The number of its init process.
-    fn living_init(&self) -> Result<i32, AgentError> {
+    ///
+    /// # Errors
+    /// [`AgentError::FailedPrecondition`] if it has ended.
+    pub fn living_init(&self) -> Result<i32, AgentError> {
         self.check_alive()?;
         self.init
             .pid()

@@ -11,6 +11,7 @@ pub mod create;
 pub mod credentials;
 pub mod enter;
 pub mod finish;
+pub mod hold;
 pub mod process;
 pub mod program;
 mod reasons;
@@ -52,6 +53,8 @@ pub enum Job {
     Create(Create),
     /// Run one more process in a container.
     Enter(Enter),
+    /// Make a process namespace, and hold it.
+    Hold,
 }
 
 /// See [`Job::Create`].

@@ -17,6 +17,7 @@ pub mod launch;
 pub mod localhost;
 pub mod network;
 pub mod pod;
+pub mod pod_processes;
 pub mod process;
 pub mod reaper;
 pub mod service;

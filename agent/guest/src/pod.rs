@@ -6,9 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use caisson_protocol::agent;
 
+use crate::cgroup::{self, Cgroup};
 use crate::container::{Container, Tools};
 use crate::error::AgentError;
 use crate::identifier;
+use crate::pod_processes::PodProcesses;
+use crate::sysctl;
 
 /// Containers of one pod. Far above what a pod has, it keeps a confused host from filling memory.
 const MAX_CONTAINERS: usize = 1024;
@@ -31,6 +34,7 @@ struct State {
 #[derive(Debug)]
 pub struct Pod {
     tools: Tools,
+    processes: PodProcesses,
     state: Mutex<State>,
 }
 
@@ -40,8 +44,22 @@ impl Pod {
     pub fn new(tools: Tools) -> Self {
         Self {
             tools,
+            processes: PodProcesses::default(),
             state: Mutex::default(),
         }
+    }
+
+    /// Gives the guest what the pod has for all its containers.
+    ///
+    /// # Errors
+    /// [`AgentError::InvalidArgument`] for a host name or parameter that the kernel refuses.
+    pub fn set_up(request: &agent::SetUpPodRequest) -> Result<(), AgentError> {
+        if !request.hostname.is_empty() {
+            sysctl::set_hostname(&request.hostname)?;
+        }
+        let mut parameters: Vec<_> = request.sysctls.clone().into_iter().collect();
+        parameters.sort();
+        sysctl::set(&parameters)
     }
 
     /// Creates a container.
@@ -55,11 +73,12 @@ impl Pod {
         let id = request.container_id.clone();
         identifier::check(&id)?;
         let processes_of = match request.process_namespace_of.as_str() {
+            "" if request.in_pod_processes => Some(self.processes.holder(&self.tools).await?),
             "" => None,
-            other => Some(self.container(other)?),
+            other => Some(self.container(other)?.living_init()?),
         };
         let number = self.reserve(&id)?;
-        let result = Container::create(&self.tools, number, request, processes_of.as_deref()).await;
+        let result = Container::create(&self.tools, number, request, processes_of).await;
         let mut state = self.lock();
         match &result {
             Ok(container) => drop(
@@ -121,9 +140,15 @@ impl Pod {
         result
     }
 
+    /// Resource usage of all containers together.
+    #[must_use]
+    pub fn stats() -> agent::StatsResponse {
+        Cgroup::at(Path::new(cgroup::ROOT).join(cgroup::PARENT)).stats()
+    }
+
     /// Kills every process of every container at once.
     pub fn kill_all(&self) {
-        let parent = Path::new(crate::cgroup::ROOT).join(crate::cgroup::PARENT);
+        let parent = Path::new(cgroup::ROOT).join(cgroup::PARENT);
         // Nothing is left to be done for what survives this: the machine is about to go.
         let _ = std::fs::write(parent.join("cgroup.kill"), "1");
     }

@@ -237,6 +237,9 @@ impl agent_ttrpc::Agent for Service {
         _: &TtrpcContext,
         request: agent::ContainerRequest,
     ) -> ttrpc::Result<agent::StatsResponse> {
+        if request.container_id.is_empty() {
+            return Ok(Pod::stats());
+        }
         Ok(self.pod.container(&request.container_id)?.stats()?)
     }
 
@@ -286,6 +289,15 @@ impl agent_ttrpc::Agent for Service {
         request: agent::SetInterfacesRequest,
     ) -> ttrpc::Result<agent::Empty> {
         to_the_end(blocking(move || network::set(&request.interfaces))).await?;
+        Ok(agent::Empty::new())
+    }
+
+    async fn set_up_pod(
+        &self,
+        _: &TtrpcContext,
+        request: agent::SetUpPodRequest,
+    ) -> ttrpc::Result<agent::Empty> {
+        Pod::set_up(&request)?;
         Ok(agent::Empty::new())
     }
 

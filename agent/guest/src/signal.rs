@@ -37,6 +37,14 @@ pub fn ignore_broken_pipes() {
     }
 }
 
+/// Has the kernel collect every child that ends, also one that is left to this process.
+pub fn collect_no_children() {
+    // SAFETY: setting a disposition to "ignore" installs no handler.
+    unsafe {
+        libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+    }
+}
+
 /// Gives a program to come the signals as a new process has them: none blocked, none ignored.
 ///
 /// # Errors

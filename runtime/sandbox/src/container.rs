@@ -1,5 +1,6 @@
 //! Containers and their processes in a sandbox.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use caisson_protocol::StreamId;
@@ -59,10 +60,15 @@ impl Sandbox {
             request.stdout,
             request.stderr && !request.terminal,
         );
+        let (in_pod_processes, process_namespace_of) = match guest.process_namespace_of {
+            Some(_) if self.holds_pod.load(Ordering::Relaxed) => (true, String::new()),
+            of => (false, of.unwrap_or_default()),
+        };
         let create = CreateContainerRequest {
             container_id: id.clone(),
             config,
-            process_namespace_of: guest.process_namespace_of.unwrap_or_default(),
+            in_pod_processes,
+            process_namespace_of,
             stdio: Some(streams.numbers()).into(),
             ..Default::default()
         };

@@ -24,6 +24,7 @@ mod machine;
 mod mounts;
 mod netns;
 mod network;
+mod pod;
 mod pod_process;
 mod request;
 mod sandbox;
@@ -38,8 +39,8 @@ pub use config::{
 pub use error::{ErrorKind, SandboxError};
 pub use mounts::enter_mount_namespace;
 pub use request::{
-    CreateContainer, CreateExec, PodPlace, ProcessExit, ProcessId, ProcessStreams, RootMount,
-    SandboxOptions,
+    CreateContainer, CreateExec, PodPlace, PodSetUp, ProcessExit, ProcessId, ProcessStreams,
+    RootMount, SandboxOptions,
 };
 pub use sandbox::{Sandbox, clean_up};
 pub use sizing::{ContainerLimits, VmSize};

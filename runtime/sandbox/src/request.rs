@@ -1,5 +1,6 @@
 //! What a caller of [`Sandbox`](crate::Sandbox) asks for and what it gets.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -28,6 +29,15 @@ pub struct SandboxOptions {
     pub netns: Option<PathBuf>,
 }
 
+/// What a pod that no container holds has for all its containers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodSetUp {
+    /// Host name; empty for the guest's.
+    pub hostname: String,
+    /// Kernel parameters of the pod.
+    pub sysctls: HashMap<String, String>,
+}
+
 /// A process in a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ProcessId {
@@ -50,13 +60,13 @@ pub enum PodPlace {
     },
     /// It is one of the pod's containers.
     Member {
-        /// The id of the container that holds the pod.
+        /// The id of the container that holds the pod, or of the pod if none does.
         pod: String,
     },
 }
 
 impl PodPlace {
-    /// The id of the container that holds the pod, if there is a pod.
+    /// The id of the pod, if there is one.
     #[must_use]
     pub fn pod(&self) -> Option<&str> {
         match self {

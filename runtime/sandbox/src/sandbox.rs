@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 use std::{fmt, io};
 
@@ -31,6 +31,8 @@ pub struct Sandbox {
     pub(crate) next_stream: AtomicU64,
     pub(crate) started_at: SystemTime,
     pub(crate) growth: Growth,
+    /// The pod is the machine's, not one of its containers'.
+    pub(crate) holds_pod: AtomicBool,
     kernel: String,
     phases: Arc<Phases>,
     pod_process: PodProcess,
@@ -148,6 +150,7 @@ impl Sandbox {
             next_stream: AtomicU64::new(1),
             started_at,
             growth: Growth::new(options.size, options.most),
+            holds_pod: AtomicBool::new(false),
             kernel: guest_text::line(&hello.kernel),
             phases,
             pod_process,

@@ -52,6 +52,15 @@ impl VmSize {
         }
     }
 
+    /// The size for a pod with these limits.
+    #[must_use]
+    pub fn for_limits(limits: ContainerLimits, config: &Config) -> Self {
+        Self {
+            vcpus: limits.cpu().map_or(config.vcpus, vcpus),
+            memory_mib: positive(limits.memory).map_or(config.memory_mib, memory_mib),
+        }
+    }
+
     /// The most that a machine booted with `self` can have.
     #[must_use]
     pub fn most(self, config: &Config) -> Self {
@@ -105,6 +114,16 @@ pub struct ContainerLimits {
 }
 
 impl ContainerLimits {
+    /// Limits as CRI says them: quota and period in microseconds, memory in bytes, 0 for none.
+    #[must_use]
+    pub fn of_pod(quota: i64, period: i64, memory: i64) -> Self {
+        Self {
+            quota: Some(quota),
+            period: positive(Some(period)),
+            memory: Some(memory),
+        }
+    }
+
     /// The limits in `resources`.
     #[must_use]
     pub fn of(resources: &LinuxResources) -> Self {

@@ -142,3 +142,19 @@ fn the_most_is_what_the_configuration_says_and_never_less_than_at_boot() {
     assert_eq!(most(Some(1), Some(128)), (2, 300));
     assert_eq!(most(Some(8), Some(600)), (8, 300 + 256));
 }
+
+#[test]
+fn a_pods_limits_make_its_size_and_the_configuration_the_rest() {
+    const MIB: i64 = 1024 * 1024;
+    let config = Config::default();
+    let size = |quota, period, memory| {
+        let size = VmSize::for_limits(ContainerLimits::of_pod(quota, period, memory), &config);
+        (size.vcpus, size.memory_mib)
+    };
+    let (vcpus, memory) = (config.vcpus, config.memory_mib);
+    assert_eq!(size(0, 0, 0), (vcpus, memory));
+    assert_eq!(size(-1, 100_000, -1), (vcpus, memory));
+    assert_eq!(size(250_000, 100_000, 0), (3, memory));
+    assert_eq!(size(250_000, 0, 0), (3, memory));
+    assert_eq!(size(0, 100_000, 1024 * MIB), (vcpus, 1024 + 16 + 96));
+}

@@ -96,9 +96,10 @@ pub(crate) fn for_guest(
     guest_root.set_readonly(root.readonly());
     spec.set_root(Some(guest_root));
 
+    let joins_ipc = joins_ipc(spec.linux().as_ref());
     let mut binds = Vec::new();
     for mount in spec.mounts_mut().iter_mut().flatten() {
-        if share_memory(mount, place) {
+        if share_memory(mount, place, joins_ipc) {
             continue;
         }
         if let Some(bind) = bind_mount(mount, bundle)? {
@@ -217,25 +218,64 @@ fn bind_mount(mount: &Mount, bundle: &Path) -> Result<Option<BindMount>, Sandbox
 }
 
 /// The shared memory of a Kubernetes pod is a file system that CRI makes on the host, in the pod's
-/// own directory, and binds into every container. In a virtual machine it is one of the guest:
-/// memory that two containers map must not be that of a file server. A volume that is mounted at
-/// the same place is not meant; its directory is not the pod's.
-fn share_memory(mount: &mut Mount, place: &PodPlace) -> bool {
+/// own directory, and binds into every container; or, in a pod without a container that holds it,
+/// one that every container has in its configuration as if it were its own. In a virtual machine it
+/// is one of the guest: memory that two containers map must not be that of a file server. A volume
+/// that is mounted at the same place is not meant; its directory is not the pod's.
+fn share_memory(mount: &mut Mount, place: &PodPlace, joins_ipc: bool) -> bool {
     let Some((pod, source)) = place.pod().zip(mount.source().clone()) else {
         return false;
     };
-    let of_pod = source.ends_with("shm") && source.components().any(|part| part.as_os_str() == pod);
-    if mount.destination() != Path::new(SHARED_MEMORY) || !of_pod {
+    if mount.destination() != Path::new(SHARED_MEMORY) {
         return false;
     }
     let mut options = mount.options().clone().unwrap_or_default();
-    if let Some(size) = tmpfs_size(&source) {
+    let of_pod = source.ends_with("shm") && source.components().any(|part| part.as_os_str() == pod);
+    let of_member = matches!(place, PodPlace::Member { .. }) && joins_ipc;
+    let size = if mount.typ().as_deref() == Some("tmpfs") && of_member {
+        let size = options.iter().find_map(|option| bytes_of(option));
+        options.retain(|option| !option.contains('='));
+        options.push("rbind".to_owned());
+        size
+    } else if of_pod {
+        tmpfs_size(&source)
+    } else {
+        return false;
+    };
+    if let Some(size) = size {
         options.push(format!("size={size}"));
     }
     mount
+        .set_typ(Some("bind".to_owned()))
         .set_source(Some(PathBuf::from(SHARED_MEMORY)))
         .set_options(Some(options));
     true
+}
+
+/// The bytes in an option `size=` of a tmpfs, if it says so without percent (tmpfs(5)).
+fn bytes_of(option: &str) -> Option<u64> {
+    let size = option.strip_prefix("size=")?;
+    let (digits, unit) = match size.find(|letter: char| !letter.is_ascii_digit()) {
+        Some(end) => size.split_at(end),
+        None => (size, ""),
+    };
+    let shift = match unit {
+        "" => 0,
+        "k" | "K" => 10,
+        "m" | "M" => 20,
+        "g" | "G" => 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+fn joins_ipc(linux: Option<&Linux>) -> bool {
+    let namespaces = linux.and_then(|linux| linux.namespaces().as_ref());
+    namespaces.into_iter().flatten().any(|namespace| {
+        let path = namespace.path().as_ref();
+        namespace.typ() == LinuxNamespaceType::Ipc
+            && path.is_some_and(|path| !path.as_os_str().is_empty())
+    })
 }
 
 /// Namespaces that are joined are those of the pod, and so are those of the container that holds

@@ -299,3 +299,43 @@ fn the_shared_memory_of_a_pod_is_the_guests() {
         assert_eq!(rewritten_in(config, place).unwrap().binds.len(), 1);
     }
 }
+
+#[test]
+fn a_member_that_joins_the_pods_ipc_has_the_pods_shared_memory_for_its_own() {
+    let config = |namespaces: Value, size: &str| {
+        json!({"linux": {"namespaces": namespaces}, "mounts": [{"destination": "/dev/shm",
+            "type": "tmpfs", "source": "shm",
+            "options": ["nosuid", "noexec", "nodev", "mode=1777", size]}]})
+    };
+    let member = PodPlace::Member { pod: "p".into() };
+    let joins = json!([{"type": "ipc", "path": "/proc/42/ns/ipc"}]);
+    for (size, bytes) in [
+        ("size=65536k", Some(65536 << 10)),
+        ("size=2G", Some(2_u64 << 30)),
+        ("size=7", Some(7)),
+        ("size=50%", None),
+        ("size=99999999999999999999", None),
+        ("size=99999999999g", None),
+    ] {
+        let guest = rewritten_in(&config(joins.clone(), size), &member).unwrap();
+        assert!(guest.binds.is_empty());
+        let mut options = vec![
+            "nosuid".to_owned(),
+            "noexec".into(),
+            "nodev".into(),
+            "rbind".into(),
+        ];
+        options.extend(bytes.map(|bytes| format!("size={bytes}")));
+        let mount = json!({"destination": "/dev/shm", "type": "bind", "source": "/dev/shm",
+            "options": options});
+        assert_eq!(as_json(&guest)["mounts"], json!([mount]), "{size}");
+    }
+    let own = config(json!([{"type": "ipc"}]), "size=64k");
+    for (config, place) in [
+        (&own, &member),
+        (&config(joins.clone(), "size=64k"), &PodPlace::Outside),
+    ] {
+        let guest = rewritten_in(config, place).unwrap();
+        assert_eq!(as_json(&guest)["mounts"], config["mounts"]);
+    }
+}

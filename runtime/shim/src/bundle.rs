@@ -2,12 +2,19 @@
 //! in it.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
+use protobuf::Message;
+use protobuf::well_known_types::any::Any;
 use serde::Deserialize;
+
+use crate::host_cgroup::GroupPath;
+use crate::options::Options;
 
 /// The OCI configuration; written by containerd.
 const CONFIG: &str = "config.json";
@@ -16,6 +23,13 @@ const CONFIG: &str = "config.json";
 const ADDRESS: &str = "address";
 /// The process id that containerd was told for the init process, for `delete`.
 const INIT_PID: &str = "init.pid";
+/// Where containerd 2.x keeps what `start` has answered; for the containers of a pod that it asks
+/// without a `start` of their own, it is all there is.
+const BOOTSTRAP: &str = "bootstrap.json";
+/// The runtime options of a pod of the sandbox service, which only `start` gets.
+const OPTIONS: &str = "options.pb";
+/// The mark of a pod of the sandbox service: its control group on the host, for `delete`.
+const POD: &str = "pod.cgroup";
 /// Made when the memory limit killed a process; CRI-O looks for it.
 const OOM: &str = "oom";
 
@@ -56,6 +70,13 @@ pub(crate) struct Bundle(PathBuf);
 struct Annotated {
     #[serde(default)]
     annotations: Option<HashMap<String, String>>,
+}
+
+/// The part of what `start` has answered that names the shim.
+#[derive(Deserialize)]
+struct Bootstrap {
+    #[serde(default)]
+    address: Option<String>,
 }
 
 impl Bundle {
@@ -107,9 +128,57 @@ impl Bundle {
 
     /// The recorded address, if there is one.
     pub(crate) fn address(&self) -> Option<String> {
-        let text = fs::read_to_string(self.0.join(ADDRESS)).ok()?;
-        let text = text.trim();
-        (!text.is_empty()).then(|| text.to_owned())
+        if let Ok(text) = fs::read_to_string(self.0.join(ADDRESS)) {
+            let text = text.trim();
+            return (!text.is_empty()).then(|| text.to_owned());
+        }
+        let bootstrap: Bootstrap =
+            serde_json::from_slice(&fs::read(self.0.join(BOOTSTRAP)).ok()?).ok()?;
+        bootstrap.address
+    }
+
+    /// Whether containerd has written no OCI configuration: the bundle is that of a pod of the
+    /// sandbox service.
+    pub(crate) fn is_without_config(&self) -> bool {
+        !self.0.join(CONFIG).exists()
+    }
+
+    /// Records the runtime options.
+    ///
+    /// # Errors
+    /// Fails when the file cannot be written.
+    pub(crate) fn write_runtime_options(&self, options: &[u8]) -> io::Result<()> {
+        self.write(OPTIONS, options)
+    }
+
+    /// The recorded runtime options; the defaults without.
+    ///
+    /// # Errors
+    /// Says so when they cannot be read or decoded.
+    pub(crate) fn runtime_options(&self) -> Result<Options, String> {
+        let bytes = match self.read(OPTIONS) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Options::default()),
+            Err(error) => return Err(format!("the runtime options cannot be read: {error}")),
+            Ok(bytes) => bytes,
+        };
+        let any = Any::parse_from_bytes(&bytes)
+            .map_err(|error| format!("the runtime options cannot be decoded: {error}"))?;
+        Options::from_any(Some(&any))
+    }
+
+    /// Marks the bundle as that of a pod of the sandbox service.
+    ///
+    /// # Errors
+    /// Fails when the file cannot be written.
+    pub(crate) fn mark_pod(&self, cgroup: Option<&GroupPath>) -> io::Result<()> {
+        let path = cgroup.map_or(Path::new(""), GroupPath::as_path);
+        self.write(POD, path.as_os_str().as_bytes())
+    }
+
+    /// Whether it is the bundle of a pod of the sandbox service, and the pod's control group.
+    pub(crate) fn pod(&self) -> Option<Option<GroupPath>> {
+        let path = self.read(POD).ok()?;
+        Some(GroupPath::parse(Path::new(OsStr::from_bytes(&path))).ok())
     }
 
     /// Records the process id that containerd gets for the init process.

@@ -1,4 +1,6 @@
 use super::Bundle;
+use crate::host_cgroup::GroupPath;
+use crate::options::Options;
 
 fn bundle(config: Option<&str>) -> (tempfile::TempDir, Bundle) {
     let dir = tempfile::tempdir().unwrap();
@@ -79,4 +81,39 @@ fn a_damaged_record_is_no_record() {
     std::fs::write(dir.path().join("address"), "\n").unwrap();
     assert_eq!(bundle.init_pid(), None);
     assert_eq!(bundle.address(), None);
+}
+
+#[test]
+fn the_address_is_also_where_containerd_keeps_the_answer_of_start() {
+    let (dir, bundle) = bundle(None);
+    let write = |text: &str| std::fs::write(dir.path().join("bootstrap.json"), text).unwrap();
+    for damaged in ["", "{", "{}", "[]"] {
+        write(damaged);
+        assert_eq!(bundle.address(), None, "{damaged}");
+    }
+    write(r#"{"version":3,"address":"unix:///run/containerd/s/x","protocol":"ttrpc"}"#);
+    assert_eq!(bundle.address().unwrap(), "unix:///run/containerd/s/x");
+    bundle.write_address("unix:///run/containerd/s/y").unwrap();
+    assert_eq!(bundle.address().unwrap(), "unix:///run/containerd/s/y");
+}
+
+#[test]
+fn a_pod_of_the_sandbox_service_is_known_by_its_mark() {
+    let (_dir, bundle) = bundle(None);
+    assert!(bundle.is_without_config());
+    assert_eq!(bundle.pod(), None);
+    bundle.mark_pod(None).unwrap();
+    assert_eq!(bundle.pod(), Some(None));
+    let group = GroupPath::of_pod("/kubepods/pod1", "p").unwrap();
+    bundle.mark_pod(Some(&group)).unwrap();
+    assert_eq!(bundle.pod(), Some(Some(group)));
+}
+
+#[test]
+fn options_that_are_damaged_are_no_reason_to_guess() {
+    let (_dir, bundle) = bundle(None);
+    assert_eq!(bundle.runtime_options(), Ok(Options::default()));
+    bundle.write_runtime_options(b"\xff").unwrap();
+    let error = bundle.runtime_options().unwrap_err();
+    assert!(error.contains("cannot be decoded"), "{error}");
 }

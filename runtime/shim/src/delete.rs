@@ -72,7 +72,7 @@ fn clean_up(args: &Args, bundle: &Bundle, state: &Path, hooks_end: Instant) -> (
                 pod_lives = true;
             }
         }
-    } else if lives_for_others(args, bundle, recorded.is_some()) {
+    } else if bundle.pod().is_none() && lives_for_others(args, bundle, recorded.is_some()) {
         pod_lives = true;
     } else {
         complain(liveness::kill(bundle.path()));
@@ -152,6 +152,9 @@ fn remove_socket(args: &Args, bundle: &Bundle) -> io::Result<()> {
 
 /// Removes the control group that the shim of a pod had entered.
 fn remove_cgroup(args: &Args, bundle: &Bundle) -> io::Result<()> {
+    if let Some(group) = bundle.pod() {
+        return group.map_or(Ok(()), |group| host_cgroup::remove(&group));
+    }
     let Ok(spec) = bundle.spec() else {
         return Ok(());
     };

@@ -9,7 +9,7 @@ use crate::args::{Action, Args};
 use crate::bundle::Bundle;
 use crate::fake_vm::FakeVm;
 use crate::options::Options;
-use crate::pod::{CreateRequest, Pod, PodOptions};
+use crate::pod::{CreateRequest, Pod, PodOptions, SandboxRequest};
 use crate::process::ProcessKey;
 use crate::publisher::Publisher;
 use crate::server::TaskServer;
@@ -117,7 +117,14 @@ fn a_living_shim_is_killed_and_its_socket_removed() {
         .bundle
         .write_address(&socket::address(&bench.socket()))
         .unwrap();
-    // Holds the lock as a shim does.
+    let mut shim = hold_as_a_shim(&bench);
+    bench.delete();
+    assert_was_killed(&mut shim);
+    assert!(!bench.socket().exists());
+}
+
+/// A process that holds the lock as a shim does.
+fn hold_as_a_shim(bench: &Bench) -> std::process::Child {
     let lock = bench.bundle.path().join("shim.pid");
     let mut shim = std::process::Command::new("flock")
         .arg("--no-fork")
@@ -130,13 +137,15 @@ fn a_living_shim_is_killed_and_its_socket_removed() {
     let mut line = String::new();
     let mut out = std::io::BufReader::new(shim.stdout.take().unwrap());
     std::io::BufRead::read_line(&mut out, &mut line).unwrap();
-    bench.delete();
+    shim
+}
+
+fn assert_was_killed(shim: &mut std::process::Child) {
     let status = shim.wait().unwrap();
     assert_eq!(
         std::os::unix::process::ExitStatusExt::signal(&status),
         Some(9)
     );
-    assert!(!bench.socket().exists());
 }
 
 #[test]
@@ -149,6 +158,26 @@ fn a_container_whose_pod_is_gone() {
         .write_address(&socket::address(&bench.socket()))
         .unwrap();
     assert_eq!(bench.delete(), 77);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_of_the_sandbox_service_that_containerd_gives_up_does_not_live_on() {
+    let bench = bench("pod1");
+    // Its shim answers, and would say of a pod of tasks that it has no such container.
+    let pod = LivePod::new(&bench, "pod1", &[]).await;
+    let request = SandboxRequest {
+        id: "pod1".into(),
+        bundle: bench.bundle.path().into(),
+        netns: PathBuf::new(),
+        config: None,
+    };
+    pod.pod.create_sandbox(request).unwrap();
+    bench.bundle.write_init_pid(77).unwrap();
+    let mut shim = hold_as_a_shim(&bench);
+    let (pid, bench) = delete(bench).await;
+    assert_eq!(pid, 77);
+    assert_was_killed(&mut shim);
+    drop((bench, pod.server));
 }
 
 /// A pod that lives, with a shim that serves it, and its containers.

@@ -9,10 +9,16 @@
 //! | 2.3 and later | `BootstrapParams` | 2 | `BootstrapResult`, version 3 |
 //!
 //! 1.6 takes JSON for an address, 1.7 refuses version 3, and 2.0 to 2.2 do not read protobuf.
+//!
+//! A pod of the sandbox service is version 3 in JSON as well: only 2.x has that service, and from
+//! version 3 on asks the shim of a pod for its containers without running this program for each.
 
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
 use protobuf::Message;
+use protobuf::well_known_types::any::Any;
 use serde::Serialize;
+
+use crate::options::Options;
 
 /// Most bytes read from standard input. containerd's own limit for one ttrpc message, and far more
 /// than options or parameters need.
@@ -28,6 +34,8 @@ pub(crate) enum Dialect {
     Address,
     /// `{"version":2,"address":…,"protocol":"ttrpc"}`.
     Json,
+    /// The same with version 3.
+    SandboxJson,
     /// A `BootstrapResult` message of version 3.
     Bootstrap,
 }
@@ -43,9 +51,11 @@ pub(crate) struct Bootstrap {
     pub(crate) socket_dir: Option<String>,
     /// Whether containerd asks for a detailed log.
     pub(crate) debug: bool,
+    /// The runtime options, an `Any` on the wire.
+    pub(crate) options: Option<Vec<u8>>,
 }
 
-/// Answer in version 2 JSON.
+/// Answer in JSON.
 #[derive(Serialize)]
 struct JsonAnswer<'a> {
     version: u32,
@@ -79,6 +89,12 @@ impl Bootstrap {
                 },
                 socket_dir: params.socket_dir.filter(|dir| !dir.is_empty()),
                 debug: params.log_level.value() <= DEBUG_LEVEL,
+                options: params
+                    .extensions
+                    .into_iter()
+                    .filter_map(|extension| extension.value.into_option())
+                    .find(Options::are_in)
+                    .and_then(|any| any.write_to_bytes().ok()),
             };
         }
         Self {
@@ -90,11 +106,22 @@ impl Bootstrap {
             ttrpc_address: from_environment,
             socket_dir: None,
             debug: false,
+            options: Any::parse_from_bytes(input)
+                .is_ok_and(|any| Options::are_in(&any))
+                .then(|| input.to_vec()),
         }
     }
 }
 
 impl Dialect {
+    /// The form for a pod of the sandbox service.
+    pub(crate) fn of_sandbox(self) -> Self {
+        match self {
+            Self::Json => Self::SandboxJson,
+            other => other,
+        }
+    }
+
     /// The bytes to print for a shim that listens at `address`.
     ///
     /// # Errors
@@ -102,8 +129,8 @@ impl Dialect {
     pub(crate) fn answer(self, address: &str) -> anyhow::Result<Vec<u8>> {
         Ok(match self {
             Self::Address => address.as_bytes().to_vec(),
-            Self::Json => serde_json::to_vec(&JsonAnswer {
-                version: 2,
+            Self::Json | Self::SandboxJson => serde_json::to_vec(&JsonAnswer {
+                version: if self == Self::Json { 2 } else { 3 },
                 address,
                 protocol: "ttrpc",
             })?,

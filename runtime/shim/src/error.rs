@@ -15,6 +15,12 @@ pub(crate) enum TaskError {
     /// The name is in use.
     #[error("{0} already exists")]
     Exists(ProcessKey),
+    /// No such pod of the sandbox service.
+    #[error("there is no pod {0:?} that was made by the sandbox service")]
+    NoSandbox(String),
+    /// The sandbox service has made the pod already.
+    #[error("pod {0:?} already exists")]
+    SandboxExists(String),
     /// A signal for a process that has ended. containerd's clients look for these words.
     #[error("process already finished: {0}")]
     Finished(ProcessKey),
@@ -73,8 +79,8 @@ impl TaskError {
     /// The gRPC code.
     pub(crate) fn code(&self) -> Code {
         match self {
-            Self::Unknown(_) | Self::Finished(_) => Code::NOT_FOUND,
-            Self::Exists(_) => Code::ALREADY_EXISTS,
+            Self::Unknown(_) | Self::NoSandbox(_) | Self::Finished(_) => Code::NOT_FOUND,
+            Self::Exists(_) | Self::SandboxExists(_) => Code::ALREADY_EXISTS,
             Self::Running(_) | Self::State { .. } | Self::Precondition(_) => {
                 Code::FAILED_PRECONDITION
             }

@@ -7,8 +7,8 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use caisson_protocol::agent::StatsResponse;
 use caisson_sandbox::{
-    Config, CreateContainer, CreateExec, ErrorKind, ProcessExit, ProcessId, ProcessStreams,
-    SandboxError, SandboxOptions, VmEnd, VmEndKind, VmSize,
+    Config, CreateContainer, CreateExec, ErrorKind, PodSetUp, ProcessExit, ProcessId,
+    ProcessStreams, SandboxError, SandboxOptions, VmEnd, VmEndKind, VmSize,
 };
 use oci_spec::runtime::LinuxResources;
 use tokio::io::AsyncWriteExt;
@@ -53,6 +53,10 @@ struct Guest {
     refuse_change: Option<SandboxError>,
     refuse_growth: Option<SandboxError>,
     launched: Option<SandboxOptions>,
+    refuse_set_up: Option<SandboxError>,
+    set_up: Option<PodSetUp>,
+    /// The last container that was to be created.
+    created: Option<CreateContainer>,
     /// The size of the machine now.
     size: Option<VmSize>,
     /// What execs do by themselves once they are started.
@@ -151,6 +155,20 @@ impl FakeVm {
     }
     pub(crate) fn refuse_growth(&self, kind: ErrorKind, message: &str) {
         self.guest().refuse_growth = Some(error(kind, message));
+    }
+
+    pub(crate) fn refuse_set_up(&self, kind: ErrorKind, message: &str) {
+        self.guest().refuse_set_up = Some(error(kind, message));
+    }
+
+    /// What the pod was set up with.
+    pub(crate) fn set_up(&self) -> Option<PodSetUp> {
+        self.guest().set_up.clone()
+    }
+
+    /// The last container that was to be created.
+    pub(crate) fn created(&self) -> CreateContainer {
+        self.guest().created.take().unwrap()
     }
 
     /// Holds up every start until the returned guard is dropped.
@@ -321,17 +339,29 @@ impl Vm for FakeVm {
         let end = end.wait_for(Option::is_some).await.unwrap();
         end.clone().unwrap()
     }
+    async fn set_up_pod(&self, pod: PodSetUp) -> Result<(), SandboxError> {
+        self.call("set-up", &key(&pod.hostname, ""));
+        let mut guest = self.guest();
+        guest.set_up = Some(pod);
+        guest.refuse_set_up.take().map_or(Ok(()), Err)
+    }
+    async fn pod_stats(&self) -> Result<StatsResponse, SandboxError> {
+        self.changed("stats", "").await?;
+        Ok(StatsResponse::new())
+    }
     async fn create_container(
         &self,
         request: CreateContainer,
     ) -> Result<ProcessStreams, SandboxError> {
         let id = key(&request.id, "");
+        let wanted = [request.stdin, request.stdout, request.stderr];
         self.call("create", &id);
+        self.guest().created = Some(request);
         let _held = self.0.creates.acquire().await.unwrap();
         if let Some(error) = self.guest().refuse_create.take() {
             return Err(error);
         }
-        Ok(self.add(id, [request.stdin, request.stdout, request.stderr]))
+        Ok(self.add(id, wanted))
     }
     async fn create_exec(&self, request: CreateExec) -> Result<ProcessStreams, SandboxError> {
         self.call("exec", &request.process);

@@ -22,8 +22,8 @@ const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 /// A `linux.cgroupsPath` that is none.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`linux.cgroupsPath` of config.json is {0:?}: it must be a path without `..`, or \
-     slice:prefix:name"
+    "the control group {0:?} (`linux.cgroupsPath` of config.json, or the pod's cgroup_parent) must \
+     be a path without `..`, or slice:prefix:name"
 )]
 pub(crate) struct PathError(String);
 
@@ -189,6 +189,28 @@ fn take_over_cpuset(parent: &Path, directory: &Path) -> io::Result<()> {
 pub(crate) struct GroupPath(PathBuf);
 
 impl GroupPath {
+    /// The group of a pod below the one that Kubernetes has made for it, as containerd names those of
+    /// containers: in a slice of systemd it is a scope.
+    ///
+    /// # Errors
+    /// [`PathError`].
+    pub(crate) fn of_pod(parent: &str, id: &str) -> Result<Self, PathError> {
+        let parent = Path::new(parent);
+        let slice = parent
+            .file_name()
+            .and_then(|name| name.to_str())
+            .filter(|name| name.ends_with(".slice"));
+        match slice {
+            Some(slice) => Self::parse(Path::new(&format!("{slice}:cri-containerd:{id}"))),
+            None => Self::parse(&parent.join(id)),
+        }
+    }
+
+    /// Its path.
+    pub(crate) fn as_path(&self) -> &Path {
+        &self.0
+    }
+
     /// Reads a `linux.cgroupsPath` in either spelling.
     ///
     /// # Errors

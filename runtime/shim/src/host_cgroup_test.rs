@@ -29,6 +29,22 @@ fn both_spellings_name_a_group() {
 }
 
 #[test]
+fn a_pods_group_lies_below_the_one_that_kubernetes_made() {
+    let of_pod = |parent: &str| GroupPath::of_pod(parent, "abc").map(|path| path.0);
+    let cases = [
+        ("/kubepods/burstable/pod1", "kubepods/burstable/pod1/abc"),
+        (
+            "/kubepods.slice/kubepods-pod1.slice",
+            "kubepods.slice/kubepods-pod1.slice/cri-containerd-abc.scope",
+        ),
+    ];
+    for (parent, expected) in cases {
+        assert_eq!(of_pod(parent), Ok(PathBuf::from(expected)), "{parent}");
+    }
+    assert!(of_pod("/kubepods/..").is_err());
+}
+
+#[test]
 fn no_spelling_leads_out_of_the_hierarchy() {
     for text in [
         "",

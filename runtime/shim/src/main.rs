@@ -2,8 +2,8 @@
 //!
 //! containerd runs this program to `start` a shim, to `delete` what one left behind and to ask what
 //! it is (`-info`). The shim itself is the same program without an action: one process per pod
-//! that serves containerd's task interface (v2 and v3) over ttrpc on a socket of its own, and
-//! passes on what is asked to the pod's virtual machine.
+//! that serves containerd's task interface (v2 and v3) and its sandbox interface over ttrpc on a
+//! socket of its own, and passes on what is asked to the pod's virtual machine.
 
 mod args;
 mod bundle;
@@ -29,8 +29,13 @@ mod metrics;
 mod options;
 mod phases;
 mod pod;
+mod pod_config;
+mod pod_files;
+#[cfg(test)]
+mod pod_message;
 mod process;
 mod publisher;
+mod sandbox_service;
 mod server;
 mod service;
 mod socket;

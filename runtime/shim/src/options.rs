@@ -17,6 +17,11 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// Whether these are such options.
+    pub(crate) fn are_in(any: &Any) -> bool {
+        any.type_url.ends_with(GENERIC)
+    }
+
     /// Reads the options of a Create request; options of another type are ignored, since a client
     /// may pass runc's whatever the runtime is.
     ///
@@ -26,7 +31,7 @@ impl Options {
         let Some(any) = any.filter(|any| !any.type_url.is_empty()) else {
             return Ok(Self::default());
         };
-        if !any.type_url.ends_with(GENERIC) {
+        if !Self::are_in(any) {
             tracing::warn!("runtime options of type {:?} are ignored", any.type_url);
             return Ok(Self::default());
         }

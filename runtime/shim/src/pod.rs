@@ -5,6 +5,7 @@ mod create;
 mod end;
 mod host_namespaces;
 mod run;
+mod sandbox;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use crate::vm::{self, Launcher, Vm};
 
 pub(crate) use create::CreateRequest;
 pub(crate) use run::ExecRequest;
+pub(crate) use sandbox::{Running, SandboxRequest, SandboxState};
 
 /// How long after its end a process's output is waited for. What still holds the stream then is a
 /// process it left behind; containerd's own shim waits as long.
@@ -59,9 +61,11 @@ pub(crate) struct Pod {
     /// Why the virtual machine is gone, once it is.
     end: watch::Sender<Option<VmEnd>>,
     containers: Mutex<HashMap<String, Slot>>,
+    /// What containerd's sandbox service has made of it.
+    sandbox: watch::Sender<SandboxState>,
     /// Changes of the machine's size take turns; taken by nothing else.
     sizing: tokio::sync::Mutex<()>,
-    /// Whether a container was ever created or asked for.
+    /// Whether a container or a sandbox was ever created or asked for.
     used: watch::Sender<bool>,
     over: watch::Sender<bool>,
 }
@@ -86,7 +90,7 @@ pub(crate) struct Snapshot {
 }
 
 impl Pod {
-    /// A pod without a virtual machine; the first container brings it.
+    /// A pod without a virtual machine; the first container or the sandbox service brings it.
     pub(crate) fn new(
         options: PodOptions,
         publisher: Publisher,
@@ -105,6 +109,7 @@ impl Pod {
             oom_score: Mutex::default(),
             end: watch::Sender::new(None),
             containers: Mutex::default(),
+            sandbox: watch::Sender::new(SandboxState::Unused),
             sizing: tokio::sync::Mutex::default(),
             used: watch::Sender::new(false),
             over: watch::Sender::new(false),
@@ -201,7 +206,7 @@ impl Pod {
         let _ = self.over.subscribe().wait_for(|over| *over).await;
     }
 
-    /// Returns when a container was asked for.
+    /// Returns when a container or a sandbox was asked for.
     pub(crate) async fn used(&self) {
         let _ = self.used.subscribe().wait_for(|used| *used).await;
     }
@@ -258,6 +263,9 @@ impl Pod {
 #[cfg(test)]
 #[path = "pod/hooks_test.rs"]
 mod hooks_tests;
+#[cfg(test)]
+#[path = "pod/sandbox_test.rs"]
+mod sandbox_tests;
 #[cfg(test)]
 #[path = "pod_test.rs"]
 mod tests;

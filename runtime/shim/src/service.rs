@@ -23,6 +23,7 @@ use crate::metrics::Hierarchy;
 use crate::options::Options;
 use crate::pod::{CreateRequest, ExecRequest, Pod};
 use crate::process::{ProcessKey, State};
+use crate::sandbox_service;
 use crate::socket;
 use crate::stdio::StdioPaths;
 
@@ -45,6 +46,7 @@ pub(crate) struct TaskService {
 
 /// The services to register with the server.
 pub(crate) fn services(pod: &Arc<Pod>, socket: PathBuf) -> HashMap<String, Service> {
+    let sandbox = sandbox_service::services(pod, socket.clone());
     let service = TaskService {
         pod: Arc::clone(pod),
         socket,
@@ -57,11 +59,12 @@ pub(crate) fn services(pod: &Arc<Pod>, socket: PathBuf) -> HashMap<String, Servi
             let service = generated.into_values().next()?;
             Some((name.to_owned(), service))
         })
+        .chain(sandbox)
         .collect()
 }
 
 /// Runs `work` to its end even when the caller goes away.
-async fn detached<T: Send + 'static>(
+pub(crate) async fn detached<T: Send + 'static>(
     work: impl Future<Output = Result<T, TaskError>> + Send + 'static,
 ) -> ttrpc::Result<T> {
     match tokio::spawn(work).await {

@@ -37,7 +37,7 @@ pub(crate) fn start(args: &Args) -> anyhow::Result<()> {
     // containerd reads our output until nobody holds it any more: the daemon must not get it, nor
     // a copy of it under another number.
     inherited::close_on_exec()?;
-    let bootstrap = Bootstrap::recognise(
+    let mut bootstrap = Bootstrap::recognise(
         &read_input()?,
         &args.id,
         &args.namespace,
@@ -45,6 +45,14 @@ pub(crate) fn start(args: &Args) -> anyhow::Result<()> {
         env::var("TTRPC_ADDRESS").ok().as_deref(),
     );
     let bundle = Bundle::new(bundle_dir(args)?);
+    if bundle.is_without_config() {
+        bootstrap.dialect = bootstrap.dialect.of_sandbox();
+        if let Some(options) = &bootstrap.options {
+            bundle
+                .write_runtime_options(options)
+                .with_context(|| format!("cannot write into {}", bundle.path().display()))?;
+        }
+    }
     let annotations = bundle.annotations()?;
     let group = Group::of(&args.id, &annotations)?;
     let fail_points = FailPoints::default();

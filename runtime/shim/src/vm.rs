@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use caisson_protocol::agent::StatsResponse;
 use caisson_sandbox::{
-    Config, CreateContainer, CreateExec, ErrorKind, ProcessExit, ProcessId, ProcessStreams,
-    Sandbox, SandboxError, SandboxOptions, VmEnd, VmSize,
+    Config, CreateContainer, CreateExec, ErrorKind, PodSetUp, ProcessExit, ProcessId,
+    ProcessStreams, Sandbox, SandboxError, SandboxOptions, VmEnd, VmSize,
 };
 use oci_spec::runtime::LinuxResources;
 use tokio::time::timeout;
@@ -42,6 +42,10 @@ pub(crate) trait Vm: Send + Sync {
     fn boot_size(&self) -> VmSize;
     /// See [`Sandbox::ended`].
     async fn ended(&self) -> VmEnd;
+    /// See [`Sandbox::set_up_pod`].
+    async fn set_up_pod(&self, pod: PodSetUp) -> Result<(), SandboxError>;
+    /// See [`Sandbox::pod_stats`].
+    async fn pod_stats(&self) -> Result<StatsResponse, SandboxError>;
     /// See [`Sandbox::create_container`].
     async fn create_container(
         &self,
@@ -145,6 +149,12 @@ impl Vm for KvmVm {
     }
     async fn ended(&self) -> VmEnd {
         self.0.ended().await
+    }
+    async fn set_up_pod(&self, pod: PodSetUp) -> Result<(), SandboxError> {
+        self.0.set_up_pod(pod).await
+    }
+    async fn pod_stats(&self) -> Result<StatsResponse, SandboxError> {
+        self.0.pod_stats().await
     }
     async fn create_container(
         &self,

@@ -65,7 +65,11 @@ fn bare(address: &str) -> Vec<u8> {
 }
 
 fn json(address: &str) -> Vec<u8> {
-    format!(r#"{{"version":2,"address":"{address}","protocol":"ttrpc"}}"#).into_bytes()
+    json_version(2, address)
+}
+
+fn json_version(version: u32, address: &str) -> Vec<u8> {
+    format!(r#"{{"version":{version},"address":"{address}","protocol":"ttrpc"}}"#).into_bytes()
 }
 
 /// `BootstrapResult`: field 1 version 3, field 2 the address, field 3 the protocol.
@@ -218,6 +222,41 @@ fn assert_answer(containerd: &str, input: Input, max: MaxVersion, address: &str,
     // The same for everybody: what 1.6, 1.7 and CRI-O read after a restart.
     let recorded = fs::read_to_string(bundle.path("address")).unwrap();
     assert_eq!(recorded, address, "{who}");
+}
+
+#[test]
+fn p15_a_pod_of_the_sandbox_service_is_version_3_for_who_has_that() {
+    if !root() {
+        return;
+    }
+    let containerd = "/run/containerd/containerd.sock";
+    let cases = [
+        (Input::Null, Some("2"), json_version(3, ADDRESS)),
+        (
+            Input::Bytes(GENERIC_OPTIONS),
+            Some("2"),
+            json_version(3, ADDRESS),
+        ),
+        (
+            Input::Bytes(PARAMETERS_WITH_OPTIONS),
+            Some("2"),
+            protobuf(ADDRESS),
+        ),
+        // Nobody who reads only this has the service, but it is what they read.
+        (Input::Null, None, bare(ADDRESS)),
+    ];
+    for (input, max, expected) in cases {
+        let bundle = Bundle::new();
+        // containerd writes none for such a pod.
+        fs::remove_file(bundle.path("config.json")).unwrap();
+        let output = bundle.start(containerd, input, max);
+        let _shim = bundle.shim(ADDRESS).unwrap();
+        assert_eq!(output.stdout, expected, "{input:?}");
+        // The options come once, and not with the request that makes the pod.
+        let options = fs::read(bundle.path("options.pb")).ok();
+        let given = !matches!(input, Input::Null);
+        assert_eq!(options.as_deref(), given.then_some(GENERIC_OPTIONS));
+    }
 }
 
 #[test]

@@ -63,6 +63,24 @@ impl Cri {
         })
     }
 
+    /// Whether containerd has a runtime handler whose pods are those of its sandbox service; says
+    /// why not otherwise.
+    ///
+    /// # Panics
+    /// Panics when containerd does not answer.
+    #[must_use]
+    #[track_caller]
+    pub fn offers_sandboxes(&self) -> bool {
+        let info = self.json(&["info"]);
+        let offered = info
+            .pointer("/config/containerd/runtimes")
+            .is_some_and(|handlers| handlers.get(pod::SANDBOX_HANDLER).is_some());
+        if !offered {
+            println!("skipped: this containerd has no sandbox service");
+        }
+        offered
+    }
+
     /// `crictl ARGS…`, run to its end.
     ///
     /// # Panics

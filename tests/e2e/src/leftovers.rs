@@ -13,12 +13,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What containerd and its network plug-ins make for themselves at their first container or pod and
 /// keep.
-const CONTAINERDS_OWN: [&str; 11] = [
+const CONTAINERDS_OWN: [&str; 13] = [
     "/run/containerd/fifo",
     "/run/containerd/s",
     "/run/containerd/io.containerd.runtime.v2.task",
     "/run/containerd/io.containerd.runtime.v2.task/default",
     "/run/containerd/io.containerd.runtime.v2.task/k8s.io",
+    "/run/containerd/io.containerd.sandbox.controller.v1.shim",
+    "/run/containerd/io.containerd.sandbox.controller.v1.shim/k8s.io",
     "/run/containerd/io.containerd.grpc.v1.cri",
     "/run/containerd/io.containerd.grpc.v1.cri/containers",
     "/run/containerd/io.containerd.grpc.v1.cri/sandboxes",
@@ -28,8 +30,9 @@ const CONTAINERDS_OWN: [&str; 11] = [
 ];
 
 /// Where containerd opens files for the sake of one container.
-const OF_CONTAINERS: [&str; 2] = [
+const OF_CONTAINERS: [&str; 3] = [
     "/run/containerd/fifo",
+    "/run/containerd/io.containerd.sandbox.controller.v1.shim",
     "/run/containerd/io.containerd.runtime.v2.task",
 ];
 

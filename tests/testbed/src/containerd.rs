@@ -32,8 +32,8 @@ impl ContainerdVersion {
         }
     }
 
-    /// The text of /etc/containerd/config.toml: Caisson as a runtime for pods, our pause image, and
-    /// Debian's place for CNI plugins.
+    /// The text of /etc/containerd/config.toml: Caisson as a runtime for pods (with 2.x also one for
+    /// those of the sandbox service), our pause image, and Debian's place for CNI plugins.
     #[must_use]
     pub fn config(self) -> String {
         match self {
@@ -69,6 +69,10 @@ impl ContainerdVersion {
 
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.caisson]
   runtime_type = 'io.containerd.caisson.v2'
+
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.caisson-sandbox]
+  runtime_type = 'io.containerd.caisson.v2'
+  sandboxer = 'shim'
 "#
             ),
         }

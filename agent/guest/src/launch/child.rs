@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use rustix::io::FdFlags;
 
 use super::report::{self, Report, shorten};
-use super::{Job, create, enter, read_job};
+use super::{Job, create, enter, hold, read_job};
 use crate::error::{AgentError, Doing};
 
 /// Does the job whose three descriptors (job, report, failure) are the arguments after the role.
@@ -39,6 +39,7 @@ fn work(job: OwnedFd, report: &OwnedFd, failure: OwnedFd) -> Result<(), AgentErr
     match read_job(job)? {
         Job::Create(job) => create::run(job, report, failure),
         Job::Enter(job) => enter::run(&job, report, &failure),
+        Job::Hold => hold::run(report, failure),
     }
 }
 

@@ -60,3 +60,50 @@ fn a_container_shares_the_processes_of_another_and_ends_by_itself() {
         },
     );
 }
+
+#[test]
+fn containers_share_the_processes_of_a_pod_that_no_container_holds() {
+    in_guest(
+        "sharing::containers_share_the_processes_of_a_pod_that_no_container_holds",
+        |guest| async move {
+            let in_pod = |id: &str, args: &[&str], stdio: Stdio| CreateContainerRequest {
+                in_pod_processes: true,
+                stdio: Some(stdio).into(),
+                ..guest.create_request(id, &guest.config(args))
+            };
+            let run = async |id: &str, script: &str| {
+                let streamed = guest.streamed();
+                let request = in_pod(id, &["sh", "-c", script], streamed.stdio.clone());
+                let created = guest.client.create_container(context(), &request).await;
+                created.unwrap();
+                guest.start(id, "").await.unwrap();
+                assert_eq!(guest.wait(id, "").await.unwrap().exit_status, 0);
+                let (seen, _) = streamed.output().await;
+                guest.delete(id, "").await.unwrap();
+                seen
+            };
+            let request = in_pod("one", &["sleep", "1001"], Stdio::new());
+            let created = guest.client.create_container(context(), &request).await;
+            created.unwrap();
+            guest.start("one", "").await.unwrap();
+
+            // Process 1 is nobody's, and shows nothing of the guest.
+            let script = "cat /proc/1/comm; cat /proc/[0-9]*/cmdline | tr '\\0' ' '; \
+                          ls /proc/1/root/ 2>/dev/null | wc -l";
+            let seen = run("two", script).await;
+            assert!(seen.starts_with("pod\n"), "{seen}");
+            assert!(seen.contains("sleep 1001"), "{seen}");
+            assert!(seen.trim_end().ends_with('0'), "{seen}");
+
+            // An orphan is collected, nobody ends process 1, and one container's end is no other's.
+            let script = "(true & true) ; kill -TERM 1; kill -KILL 1; sh -c 'true & exit 0'";
+            run("three", script).await;
+            guest.signal("one", "", 9, false).await.unwrap();
+            assert_eq!(guest.wait("one", "").await.unwrap().exit_status, 137);
+            guest.delete("one", "").await.unwrap();
+            let seen = run("four", "cat /proc/1/comm; ls -d /proc/[0-9]* | wc -l").await;
+            // Itself, its two programs, and process 1.
+            assert_eq!(seen, "pod\n4\n");
+        },
+    );
+}

@@ -44,6 +44,15 @@ pub(crate) struct CreateRequest {
     pub(crate) options: Options,
 }
 
+/// A container that can be created.
+struct NewContainer<'a> {
+    request: &'a CreateRequest,
+    spec: Spec,
+    bundle: Bundle,
+    place: PodPlace,
+    stdio: Stdio,
+}
+
 /// The name of a container under creation; free again when dropped.
 struct Reservation<'a> {
     pod: &'a Pod,
@@ -119,8 +128,7 @@ impl Pod {
         let mounts = self.host_mounts.get().cloned();
         let hooks = Hooks::of(&request.id, &bundle, &spec, mounts)
             .map_err(|error| TaskError::Invalid(error.to_string()))?;
-        let group = Group::of_spec(&request.id, &spec)
-            .map_err(|error| TaskError::Invalid(error.to_string()))?;
+        let group = self.group_of(&request.id, &spec)?;
         host_namespaces::check(&spec, &group.place)?;
         // Both take time and neither needs the other. Neither may be dropped half way.
         let (stdio, vm) = tokio::join!(
@@ -133,9 +141,14 @@ impl Pod {
         );
         self.fail_points.pass(Point::CreateAfterVm).await?;
         self.set_oom_score(&*vm, &spec)?;
-        let container = self
-            .create_in(&*vm, request, spec, bundle, hooks, stdio)
-            .await?;
+        let new = NewContainer {
+            request,
+            spec,
+            bundle,
+            place: group.place,
+            stdio,
+        };
+        let container = self.create_in(&*vm, new, hooks).await?;
         self.table()
             .insert(request.id.clone(), Slot::Ready(Arc::clone(&container)));
         let process = Arc::clone(&container.init);
@@ -160,14 +173,11 @@ impl Pod {
     async fn create_in(
         &self,
         vm: &dyn Vm,
-        request: &CreateRequest,
-        spec: Spec,
-        bundle: Bundle,
+        new: NewContainer<'_>,
         hooks: Hooks,
-        stdio: Stdio,
     ) -> Result<Arc<Container>, TaskError> {
         let pid = vm.pid();
-        let limits = ContainerLimits::of_spec(&spec);
+        let limits = ContainerLimits::of_spec(&new.spec);
         let created = async {
             tokio::select! {
                 done = hooks.creating(pid) => {
@@ -177,15 +187,24 @@ impl Pod {
                 }
                 end = vm.ended() => return Err(vm::gone(&end).into()),
             }
-            self.create_in_guest(vm, request, spec, &bundle, &stdio)
-                .await
+            self.create_in_guest(
+                vm,
+                new.place,
+                new.spec,
+                &new.bundle,
+                new.request,
+                &new.stdio,
+            )
+            .await
         };
         match created.await {
             Ok(streams) => {
-                let io = stdio.connect(streams, Some(self.timed_output(&request.id)));
-                let key = ProcessKey::new(&request.id, "");
-                let init = Arc::new(Process::init(key, request.stdio.clone(), pid, io));
-                Ok(Arc::new(Container::new(bundle, init, hooks, limits)))
+                let id = &new.request.id;
+                let io = new.stdio.connect(streams, Some(self.timed_output(id)));
+                let key = ProcessKey::new(id, "");
+                let init = Process::init(key, new.request.stdio.clone(), pid, io);
+                let container = Container::new(new.bundle, Arc::new(init), hooks, limits);
+                Ok(Arc::new(container))
             }
             Err(error) => {
                 hooks.stopped().await;
@@ -197,19 +216,19 @@ impl Pod {
     async fn create_in_guest(
         &self,
         vm: &dyn Vm,
-        request: &CreateRequest,
-        spec: Spec,
+        place: PodPlace,
+        mut spec: Spec,
         bundle: &Bundle,
+        request: &CreateRequest,
         stdio: &Stdio,
     ) -> Result<ProcessStreams, TaskError> {
-        let group = Group::of_spec(&request.id, &spec)
-            .map_err(|error| TaskError::Invalid(error.to_string()))?;
+        self.add_pod_files(&mut spec);
         let create = CreateContainer {
             id: request.id.clone(),
             bundle: request.bundle.clone(),
             rootfs: request.rootfs.iter().map(root_mount).collect(),
             spec,
-            place: group.place,
+            place,
             terminal: request.stdio.terminal,
             stdin: stdio.has_stdin(),
             stdout: stdio.has_stdout(),
@@ -251,6 +270,20 @@ impl Pod {
         Ok(())
     }
 
+    /// The group of a container. In a pod of the sandbox service every one is a member, whatever its
+    /// annotations say: who asks this shim for it means this pod.
+    fn group_of(&self, id: &str, spec: &Spec) -> Result<Group, TaskError> {
+        if self.is_sandbox() {
+            let pod = self.options.id.clone();
+            return Ok(Group {
+                key: pod.clone(),
+                role: Role::Member,
+                place: PodPlace::Member { pod },
+            });
+        }
+        Group::of_spec(id, spec).map_err(|error| TaskError::Invalid(error.to_string()))
+    }
+
     /// The pod's virtual machine, started for its owner's container if there is none.
     async fn vm_for(
         self: &Arc<Self>,
@@ -259,6 +292,9 @@ impl Pod {
         spec: &Spec,
         config: &Config,
     ) -> Result<Arc<dyn Vm>, TaskError> {
+        if self.is_sandbox() {
+            return self.ready_vm();
+        }
         if group.role == Role::Member && !self.vm.initialized() {
             return Err(TaskError::Precondition(format!(
                 "the pod {:?} of container {id:?} has no virtual machine: create its sandbox \
@@ -269,10 +305,14 @@ impl Pod {
         let vm = self
             .vm
             .get_or_try_init(|| async {
-                if let PodPlace::Sandbox { .. } = group.place {
-                    self.enter_cgroup(spec)?;
+                if let PodPlace::Sandbox { .. } = group.place
+                    && let Some(path) = cgroups_path(spec)?
+                {
+                    self.enter_cgroup(&path)?;
                 }
-                self.launch(spec, config).await.map_err(TaskError::from)
+                let size = VmSize::for_spec(spec, config);
+                let launched = self.launch(size, network_namespace(spec), config).await;
+                launched.map_err(TaskError::from)
             })
             .await?;
         if let Some(end) = &*self.end.borrow() {
@@ -282,26 +322,19 @@ impl Pod {
     }
 
     /// Moves this process into the pod's control group, before there are others to move.
-    fn enter_cgroup(&self, spec: &Spec) -> Result<(), TaskError> {
-        let path = spec
-            .linux()
-            .as_ref()
-            .and_then(|linux| linux.cgroups_path().clone());
-        let Some(path) = path else { return Ok(()) };
-        let path =
-            GroupPath::parse(&path).map_err(|error| TaskError::Invalid(error.to_string()))?;
+    pub(super) fn enter_cgroup(&self, path: &GroupPath) -> Result<(), TaskError> {
         let entered =
-            HostCgroup::enter(&path).map_err(|error| TaskError::Precondition(error.to_string()))?;
+            HostCgroup::enter(path).map_err(|error| TaskError::Precondition(error.to_string()))?;
         *self.cgroup.lock().unwrap_or_else(PoisonError::into_inner) = Some(entered);
         Ok(())
     }
 
-    async fn launch(
+    pub(super) async fn launch(
         self: &Arc<Self>,
-        spec: &Spec,
+        size: VmSize,
+        netns: Option<PathBuf>,
         config: &Config,
     ) -> Result<Arc<dyn Vm>, SandboxError> {
-        let size = VmSize::for_spec(spec, config);
         let most = size.most(config);
         let options = SandboxOptions {
             id: self.options.id.clone(),
@@ -309,7 +342,7 @@ impl Pod {
             state_dir: self.options.state_dir.clone(),
             size,
             most,
-            netns: network_namespace(spec),
+            netns,
         };
         let vm = self.launcher.launch(config, options).await?;
         for (name, at_ns) in vm.phases() {
@@ -333,7 +366,9 @@ impl Pod {
                 VmEndKind::Stopped => tracing::info!(id, "virtual machine stopped"),
                 _ => tracing::error!(id, "virtual machine ended: {}", end.description),
             }
+            let kind = end.kind;
             pod.end.send_replace(Some(end));
+            pod.machine_ended(kind);
         });
         Ok(vm)
     }
@@ -352,7 +387,7 @@ impl Pod {
 
     /// Ends a virtual machine in which no container came to be.
     async fn stop_unused_vm(&self) {
-        if !self.table().is_empty() {
+        if !self.table().is_empty() || self.is_sandbox() {
             return;
         }
         if let Some(vm) = self.vm.get() {
@@ -370,7 +405,7 @@ async fn undo(vm: &dyn Vm, key: &ProcessKey) {
     let _ = vm.delete_process(&id).await;
 }
 
-fn configuration(options: &Options, bundle: &Bundle) -> Result<Config, TaskError> {
+pub(super) fn configuration(options: &Options, bundle: &Bundle) -> Result<Config, TaskError> {
     let body = (!options.config_body.is_empty()).then(|| bundle.path().join(CONFIG_BODY));
     if let Some(path) = &body {
         bundle
@@ -393,6 +428,15 @@ fn root_mount(mount: &Mount) -> RootMount {
         target: mount.target.clone(),
         options: mount.options.clone(),
     }
+}
+
+/// The control group of the configuration, if it names one.
+fn cgroups_path(spec: &Spec) -> Result<Option<GroupPath>, TaskError> {
+    let linux = spec.linux().as_ref();
+    let path = linux.and_then(|linux| linux.cgroups_path().as_ref());
+    path.map(|path| GroupPath::parse(path))
+        .transpose()
+        .map_err(|error| TaskError::Invalid(error.to_string()))
 }
 
 /// The network namespace of the configuration, if it names one that exists.

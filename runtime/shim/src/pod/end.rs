@@ -155,9 +155,10 @@ impl Pod {
     }
 
     /// Ends the virtual machine and the shim when no container is left, or at once with `now`.
-    /// Otherwise nothing happens. Returns whether the shim ends.
+    /// Otherwise nothing happens, and neither in a pod of the sandbox service, which lives without
+    /// containers. Returns whether the shim ends.
     pub(crate) async fn shutdown(self: Arc<Self>, now: bool) -> bool {
-        if !now && !self.table().is_empty() {
+        if !now && (self.is_sandbox() || !self.table().is_empty()) {
             return false;
         }
         if let Err(error) = self.fail_points.pass(Point::Shutdown).await {

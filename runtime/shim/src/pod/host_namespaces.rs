@@ -4,6 +4,13 @@ use caisson_sandbox::PodPlace;
 use oci_spec::runtime::{LinuxNamespaceType as Type, Spec};
 
 use crate::error::TaskError;
+use crate::pod_config::HostNamespaces;
+
+/// What is shared, the namespace that is missing, and the field of a Kubernetes pod that asks for it.
+type Shared = (&'static str, &'static str, &'static str);
+const NETWORK: Shared = ("network", "network", "hostNetwork");
+const PROCESSES: Shared = ("processes", "pid", "hostPID");
+const IPC: Shared = ("IPC", "ipc", "hostIPC");
 
 /// Refuses a container that is to use the host's network, processes or IPC: one that is kept apart
 /// from the host, but not there. A configuration with nothing but a mount namespace asks for nothing
@@ -26,11 +33,11 @@ pub(super) fn check(spec: &Spec, place: &PodPlace) -> Result<(), TaskError> {
     }
     let of_a_pod = place.pod().is_some();
     let shared = if !has(Type::Network) {
-        ("network", "network", "hostNetwork")
+        NETWORK
     } else if of_a_pod && !has(Type::Pid) {
-        ("processes", "pid", "hostPID")
+        PROCESSES
     } else if of_a_pod && !has(Type::Ipc) {
-        ("IPC", "ipc", "hostIPC")
+        IPC
     } else {
         return Ok(());
     };
@@ -38,6 +45,31 @@ pub(super) fn check(spec: &Spec, place: &PodPlace) -> Result<(), TaskError> {
     Err(TaskError::Invalid(format!(
         "the container is to use the host's {what} (config.json has no {namespace} namespace), \
          which a virtual machine cannot: run it without {field}"
+    )))
+}
+
+/// Refuses a pod of the sandbox service for the same, before anything of it is made.
+///
+/// # Errors
+/// [`TaskError::Invalid`].
+pub(super) fn check_pod(host: HostNamespaces) -> Result<(), TaskError> {
+    let (what, _, field) = if host.network {
+        NETWORK
+    } else if host.pid {
+        PROCESSES
+    } else if host.ipc {
+        IPC
+    } else if host.other_users {
+        return Err(TaskError::Invalid(
+            "the pod is to have a user namespace, which is not supported: a virtual machine keeps \
+             its users apart from the host's already; run it with hostUsers: true"
+                .to_owned(),
+        ));
+    } else {
+        return Ok(());
+    };
+    Err(TaskError::Invalid(format!(
+        "the pod is to use the host's {what}, which a virtual machine cannot: run it without {field}"
     )))
 }
 

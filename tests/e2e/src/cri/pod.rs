@@ -10,12 +10,17 @@ use crate::Finished;
 
 /// The runtime handler under test, as containerd's configuration names it.
 const HANDLER: &str = "caisson";
+/// The one whose pods are those of containerd's sandbox service.
+pub(super) const SANDBOX_HANDLER: &str = "caisson-sandbox";
+/// Names another one, to run tests with it.
+const VARIABLE: &str = "CAISSON_HANDLER";
 
 /// A pod to run: the PodSandboxConfig of CRI.
 #[derive(Debug, Clone)]
 pub struct PodConfig {
     name: String,
     value: Value,
+    handler: String,
 }
 
 impl PodConfig {
@@ -31,7 +36,15 @@ impl PodConfig {
         Self {
             name: name.to_owned(),
             value,
+            handler: std::env::var(VARIABLE).unwrap_or_else(|_| HANDLER.to_owned()),
         }
+    }
+
+    /// As a pod of containerd's sandbox service; see [`Cri::offers_sandboxes`].
+    #[must_use]
+    pub fn in_sandbox_service(mut self) -> Self {
+        SANDBOX_HANDLER.clone_into(&mut self.handler);
+        self
     }
 
     /// With all containers in one process namespace (`shareProcessNamespace`).
@@ -77,7 +90,8 @@ impl PodSandbox {
     #[track_caller]
     pub fn run(cri: &Cri, config: &PodConfig) -> Self {
         let (file, logs, value) = Self::written(cri, config);
-        let id = cri.call(&["runp", "--runtime", HANDLER, &file]).ok().text();
+        let run = ["runp", "--runtime", &config.handler, &file];
+        let id = cri.call(&run).ok().text();
         let pid = "/linux/security_context/namespace_options/pid";
         Self {
             cri: cri.clone(),
@@ -96,7 +110,8 @@ impl PodSandbox {
     #[track_caller]
     pub fn refused(cri: &Cri, config: &PodConfig) -> String {
         let (file, ..) = Self::written(cri, config);
-        cri.call(&["runp", "--runtime", HANDLER, &file]).failure()
+        let run = ["runp", "--runtime", &config.handler, &file];
+        cri.call(&run).failure()
     }
 
     fn written(cri: &Cri, config: &PodConfig) -> (String, PathBuf, Value) {
@@ -150,6 +165,20 @@ impl PodSandbox {
         let pid = answer.pointer("/info/pid").and_then(Value::as_i64);
         let pid = pid.and_then(|pid| i32::try_from(pid).ok());
         pid.unwrap_or_else(|| panic!("no pid in {answer}"))
+    }
+
+    /// `SANDBOX_READY` or `SANDBOX_NOTREADY`.
+    ///
+    /// # Panics
+    /// Panics when the pod is not known.
+    #[must_use]
+    #[track_caller]
+    pub fn state(&self) -> String {
+        let answer = self.cri.json(&["inspectp", "-o", "json", &self.id]);
+        let state = answer.pointer("/status/state").and_then(Value::as_str);
+        state
+            .unwrap_or_else(|| panic!("no state in {answer}"))
+            .to_owned()
     }
 
     /// Its address on the network, as CNI gave it and CRI tells it.

@@ -5,5 +5,6 @@ mod life;
 mod limits;
 mod namespaces;
 mod network;
+mod sandbox_api;
 mod security;
 mod volumes;

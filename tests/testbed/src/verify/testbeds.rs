@@ -31,7 +31,7 @@ const OURS: [(&str, &str, &[&str]); 6] = [
     (
         "containerd 2",
         "2",
-        &["/share/e2e", "smoke::", "cri::life::"],
+        &["/share/e2e", "smoke::", "cri::life::", "cri::sandbox_api::"],
     ),
 ];
 
