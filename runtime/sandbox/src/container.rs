@@ -35,24 +35,31 @@ impl Sandbox {
         identifier::check("container", &request.id)?;
         let id = request.id.clone();
         let name = NewContainer::claim(self, &id)?;
-        let guest = spec::for_guest(
+        let mut guest = spec::for_guest(
             request.spec,
             &id,
             &request.bundle,
             &request.place,
             request.terminal,
         )?;
-        let config = to_json(&guest.spec)?;
+        let process_namespace_of = guest.process_namespace_of.take().unwrap_or_default();
 
         let state = self.state_dir().await?;
-        let directory = tokio::task::spawn_blocking({
-            let id = id.clone();
+        let prepared = tokio::task::spawn_blocking({
+            let (id, agent, updates) = (id.clone(), self.agent.clone(), self.updates.clone());
             move || {
-                ContainerDir::prepare(&state, &id, &request.rootfs, &guest.host_root, &guest.binds)
+                let root = &guest.host_root;
+                let directory =
+                    ContainerDir::prepare(&state, &id, &request.rootfs, root, &guest.binds)?;
+                guest.set_sources(directory.volumes());
+                let config = to_json(&guest.spec)?;
+                let updated = updates.watch(&agent, &id, guest.updated(directory.volumes()));
+                Ok::<_, SandboxError>((directory, config, updated))
             }
-        })
-        .await
-        .map_err(|error| SandboxError::new(ErrorKind::Internal, error.to_string()))??;
+        });
+        let (directory, config, updated) = prepared
+            .await
+            .map_err(|error| SandboxError::new(ErrorKind::Internal, error.to_string()))??;
 
         let streams = self.streams(
             request.stdin,
@@ -62,7 +69,8 @@ impl Sandbox {
         let create = CreateContainerRequest {
             container_id: id.clone(),
             config,
-            process_namespace_of: guest.process_namespace_of.unwrap_or_default(),
+            process_namespace_of,
+            updated,
             stdio: Some(streams.numbers()).into(),
             ..Default::default()
         };
@@ -74,6 +82,7 @@ impl Sandbox {
         match tokio::try_join!(streams.open(self), created) {
             Ok((streams, _)) => {
                 name.keep(directory);
+                self.updates.created(&id);
                 Ok(streams)
             }
             Err(error) => {
@@ -231,6 +240,7 @@ impl Sandbox {
         let removed = self.containers().remove(&process.container);
         match removed {
             Some(Container::Created(directory)) => {
+                self.updates.forget(&process.container);
                 discard(directory).await;
                 Ok(())
             }
@@ -419,6 +429,7 @@ impl<'a> NewContainer<'a> {
 impl Drop for NewContainer<'_> {
     fn drop(&mut self) {
         if !self.kept {
+            self.sandbox.updates.forget(self.id);
             self.sandbox.containers().remove(self.id);
         }
     }

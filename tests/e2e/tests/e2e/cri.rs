@@ -6,4 +6,6 @@ mod limits;
 mod namespaces;
 mod network;
 mod security;
+mod sharing;
+mod updates;
 mod volumes;
