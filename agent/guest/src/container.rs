@@ -1,6 +1,7 @@
 //! One container: its init process, its further processes, and what it leaves behind.
 
 mod leftovers;
+mod shared;
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,6 +14,7 @@ use tokio::sync::RwLock;
 use tokio::sync::oneshot;
 
 use self::leftovers::Leftovers;
+use self::shared::Shared;
 use crate::boot::mounts;
 use crate::cgroup::Cgroup;
 use crate::descriptor::Descriptor;
@@ -26,6 +28,7 @@ use crate::specification::{self, Adapted, ExecDefaults};
 use crate::stdio::{Claims, Movers, ProcessSide};
 use crate::streams::Streams;
 use crate::sysctl;
+use crate::volumes::Volumes;
 
 /// Exit status of an exec that could not be started, as containerd's own shim has it.
 const NOT_STARTED: u32 = 128;
@@ -39,6 +42,8 @@ pub struct Tools {
     pub streams: Streams,
     /// Makes processes.
     pub launcher: Launcher,
+    /// What the host shares with the pod.
+    pub volumes: Volumes,
     /// Where the state of containers is kept.
     pub state: PathBuf,
 }
@@ -69,6 +74,8 @@ pub struct Container {
     failure: Mutex<Option<FailurePipe>>,
     namespaces: Vec<LinuxNamespaceType>,
     exec_defaults: ExecDefaults,
+    /// Until it is cleared.
+    shared: Mutex<Option<Arc<Shared>>>,
     execs: Mutex<HashMap<String, Exec>>,
     /// Read by launches of execs, written by the end of init: what is launched is either killed
     /// with the rest or never launched. Written by pause and resume as well: a launch that is under
@@ -110,7 +117,8 @@ impl Container {
             name: name.clone(),
             cgroup: cgroup.clone(),
         };
-        match Self::make(tools, id, name, cgroup, adapted, claims).await {
+        let made = Self::make(tools, id, name, cgroup, adapted, claims, request.updated);
+        match made.await {
             Ok(container) => Ok(container),
             Err(error) => {
                 // The first error is the one to tell.
@@ -127,6 +135,7 @@ impl Container {
         cgroup: Cgroup,
         adapted: Adapted,
         claims: Claims,
+        updated: Vec<agent::UpdatedVolume>,
     ) -> Result<Arc<Self>, AgentError> {
         if let Some(resources) = &adapted.resources {
             cgroup.apply(resources)?;
@@ -139,6 +148,7 @@ impl Container {
         if let Some(hostname) = &adapted.pod_hostname {
             sysctl::set_hostname(hostname)?;
         }
+        let (shared, adapted) = shared::enter(tools, &name, adapted, updated).await?;
         let bundle = tools.state.join(bundle_name(&name));
         fs::create_dir_all(&bundle).doing("make a directory for a container")?;
         let config = serde_json::to_vec(&adapted.spec).map_err(|error| {
@@ -169,6 +179,7 @@ impl Container {
             failure: Mutex::new(Some(failure)),
             namespaces: adapted.namespaces,
             exec_defaults: adapted.exec,
+            shared: Mutex::new(Some(Arc::new(shared))),
             execs: Mutex::default(),
             gate: RwLock::new(Activity::Running),
         });
@@ -462,7 +473,9 @@ impl Container {
             name: self.name.clone(),
             cgroup: self.cgroup.clone(),
         };
-        leftovers.clear().await
+        let cleared = leftovers.clear().await;
+        drop(self.lock_shared().take());
+        cleared
     }
 
     /// The processes of the container.

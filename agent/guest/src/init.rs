@@ -22,6 +22,7 @@ use crate::reaper::Reaper;
 use crate::service::Service;
 use crate::socket::{self, Listener};
 use crate::streams::Streams;
+use crate::volumes::Volumes;
 
 /// Where the state of containers is kept.
 const STATE: &str = "/run/caisson/containers";
@@ -99,6 +100,7 @@ async fn serve(missing: Vec<&'static str>) -> Result<(), AgentError> {
         reaper: Reaper::default(),
         streams: Streams::default(),
         launcher: Launcher::default(),
+        volumes: Volumes::default(),
         state: PathBuf::from(STATE),
     };
     let mut reaper = tokio::spawn(tools.reaper.clone().run());

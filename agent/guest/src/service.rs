@@ -274,6 +274,18 @@ impl agent_ttrpc::Agent for Service {
         Ok(agent::Empty::new())
     }
 
+    async fn update_volume(
+        &self,
+        _: &TtrpcContext,
+        request: agent::UpdateVolumeRequest,
+    ) -> ttrpc::Result<agent::Empty> {
+        let container = self.pod.container(&request.container_id)?;
+        // The files come from the host's file server, which may take its time.
+        let update = move || container.update_volume(&request.volume);
+        to_the_end(blocking(update)).await?;
+        Ok(agent::Empty::new())
+    }
+
     async fn set_cpus(
         &self,
         _: &TtrpcContext,

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use caisson_protocol::{SHARED_PATH, VOLUMES};
 use oci_spec::runtime::{
     Hook, Hooks, Linux, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources,
     LinuxSeccomp, LinuxSeccompAction, Mount, Process, Spec, State,
@@ -56,6 +57,27 @@ pub struct Adapted {
 }
 
 impl Adapted {
+    /// The volumes of the pod that its mounts show.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<PathBuf> {
+        let all = Path::new(SHARED_PATH).join(VOLUMES);
+        let mounts = self.spec.mounts().iter().flatten();
+        mounts
+            .filter_map(|mount| mount.source().clone())
+            .filter(|source| source.parent() == Some(&*all))
+            .collect()
+    }
+
+    /// Has mount `number` show `source`. Answers with what it would have shown, if there is such a
+    /// mount.
+    pub fn exchange_source(&mut self, number: u32, source: PathBuf) -> Option<PathBuf> {
+        let mounts = self.spec.mounts_mut().as_mut()?;
+        let mount = mounts.get_mut(usize::try_from(number).ok()?)?;
+        let before = mount.source().clone()?;
+        mount.set_source(Some(source));
+        Some(before)
+    }
+
     /// Puts the container among the processes of another, whose init process is `pid`.
     pub fn share_processes(&mut self, pid: i32) {
         let namespaces = self

@@ -254,6 +254,27 @@ fn mounts_without_a_source_get_one() {
 }
 
 #[test]
+fn the_volumes_of_the_pod_are_known_and_their_mounts_can_show_something_else() {
+    let mut config = config();
+    let mount = |source: &str| json!({"destination": "/x", "source": source, "options": ["bind"]});
+    config["mounts"] = json!([
+        mount("/run/caisson/shared/.volumes/7"),
+        mount("/run/caisson/shared/1/rootfs"),
+        mount("/run/caisson/shared/.volumes/0"),
+    ]);
+    let mut adapted = adapted(&config).unwrap();
+    let volumes = [
+        "/run/caisson/shared/.volumes/7",
+        "/run/caisson/shared/.volumes/0",
+    ];
+    assert_eq!(adapted.volumes(), volumes.map(PathBuf::from));
+    let before = adapted.exchange_source(2, "/kept".into());
+    assert_eq!(before, Some(PathBuf::from(volumes[1])));
+    assert_eq!(adapted.volumes(), [PathBuf::from(volumes[0])]);
+    assert_eq!(adapted.exchange_source(3, "/kept".into()), None);
+}
+
+#[test]
 fn an_exec_needs_a_program() {
     assert!(exec_process(br#"{"args": ["ls"], "cwd": "/", "user": {"uid": 0, "gid": 0}}"#).is_ok());
     assert!(exec_process(br#"{"args": [], "cwd": "/", "user": {"uid": 0, "gid": 0}}"#).is_err());

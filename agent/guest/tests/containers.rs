@@ -17,3 +17,5 @@ mod streams;
 mod terminals;
 #[path = "containers/updating.rs"]
 mod updating;
+#[path = "containers/volumes.rs"]
+mod volumes;

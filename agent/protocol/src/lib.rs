@@ -37,6 +37,8 @@ pub const HOST_CID: u32 = 2;
 pub const SHARED_TAG: &str = "caisson";
 /// Where the agent mounts that device.
 pub const SHARED_PATH: &str = "/run/caisson/shared";
+/// Where the volumes are in there, by number. No container has such a name.
+pub const VOLUMES: &str = ".volumes";
 /// I/O port to which the agent writes one byte as its first act, so that the VMM can time the
 /// kernel's part of the start.
 pub const PHASE_PORT: u16 = 0x3f0;

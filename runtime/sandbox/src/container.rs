@@ -36,31 +36,38 @@ impl Sandbox {
         identifier::check("container", &request.id)?;
         let id = request.id.clone();
         let name = NewContainer::claim(self, &id)?;
-        let guest = spec::for_guest(
+        let mut guest = spec::for_guest(
             request.spec,
             &id,
             &request.bundle,
             &request.place,
             request.terminal,
         )?;
-        let config = to_json(&guest.spec)?;
+        let process_namespace_of = guest.process_namespace_of.take();
 
         let state = self.state_dir().await?;
-        let directory = tokio::task::spawn_blocking({
-            let id = id.clone();
+        let prepared = tokio::task::spawn_blocking({
+            let (id, agent, updates) = (id.clone(), self.agent.clone(), self.updates.clone());
             move || {
-                ContainerDir::prepare(&state, &id, &request.rootfs, &guest.host_root, &guest.binds)
+                let root = &guest.host_root;
+                let directory =
+                    ContainerDir::prepare(&state, &id, &request.rootfs, root, &guest.binds)?;
+                guest.set_sources(directory.volumes());
+                let config = to_json(&guest.spec)?;
+                let updated = updates.watch(&agent, &id, guest.updated(directory.volumes()));
+                Ok::<_, SandboxError>((directory, config, updated))
             }
-        })
-        .await
-        .map_err(|error| SandboxError::new(ErrorKind::Internal, error.to_string()))??;
+        });
+        let (directory, config, updated) = prepared
+            .await
+            .map_err(|error| SandboxError::new(ErrorKind::Internal, error.to_string()))??;
 
         let streams = self.streams(
             request.stdin,
             request.stdout,
             request.stderr && !request.terminal,
         );
-        let (in_pod_processes, process_namespace_of) = match guest.process_namespace_of {
+        let (in_pod_processes, process_namespace_of) = match process_namespace_of {
             Some(_) if self.holds_pod.load(Ordering::Relaxed) => (true, String::new()),
             of => (false, of.unwrap_or_default()),
         };
@@ -69,6 +76,7 @@ impl Sandbox {
             config,
             in_pod_processes,
             process_namespace_of,
+            updated,
             stdio: Some(streams.numbers()).into(),
             ..Default::default()
         };
@@ -80,6 +88,7 @@ impl Sandbox {
         match tokio::try_join!(streams.open(self), created) {
             Ok((streams, _)) => {
                 name.keep(directory);
+                self.updates.created(&id);
                 Ok(streams)
             }
             Err(error) => {
@@ -237,6 +246,7 @@ impl Sandbox {
         let removed = self.containers().remove(&process.container);
         match removed {
             Some(Container::Created(directory)) => {
+                self.updates.forget(&process.container);
                 discard(directory).await;
                 Ok(())
             }
@@ -425,6 +435,7 @@ impl<'a> NewContainer<'a> {
 impl Drop for NewContainer<'_> {
     fn drop(&mut self) {
         if !self.kept {
+            self.sandbox.updates.forget(self.id);
             self.sandbox.containers().remove(self.id);
         }
     }

@@ -30,6 +30,7 @@ mod request;
 mod sandbox;
 mod sizing;
 mod spec;
+mod updates;
 mod vm_end;
 
 pub use config::{

@@ -17,6 +17,7 @@ use crate::mounts::{ContainerDir, StateDir};
 use crate::netns::NetworkNamespace;
 use crate::network::{self, Localhost, Network};
 use crate::pod_process::PodProcess;
+use crate::updates::Updates;
 use crate::{Config, ErrorKind, SandboxError, SandboxOptions, VmEnd, boot, guest_text, identifier};
 
 /// One pod's virtual machine with its file server and agent. Share it as `Arc<Sandbox>`.
@@ -33,6 +34,7 @@ pub struct Sandbox {
     pub(crate) growth: Growth,
     /// The pod is the machine's, not one of its containers'.
     pub(crate) holds_pod: AtomicBool,
+    pub(crate) updates: Arc<Updates>,
     kernel: String,
     phases: Arc<Phases>,
     pod_process: PodProcess,
@@ -149,6 +151,7 @@ impl Sandbox {
             containers: std::sync::Mutex::default(),
             next_stream: AtomicU64::new(1),
             started_at,
+            updates: Arc::default(),
             growth: Growth::new(options.size, options.most),
             holds_pod: AtomicBool::new(false),
             kernel: guest_text::line(&hello.kernel),

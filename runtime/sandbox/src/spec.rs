@@ -7,6 +7,7 @@
 //! for the container to run there.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use caisson_protocol::SHARED_PATH;
 use oci_spec::runtime::{
@@ -14,7 +15,8 @@ use oci_spec::runtime::{
     Root, Spec,
 };
 
-use crate::mounts::tmpfs_size;
+use crate::mounts::{Volume, tmpfs_size};
+use crate::updates::Updated;
 use crate::{ErrorKind, PodPlace, SandboxError};
 
 /// Character devices that a guest kernel has too, with the same numbers
@@ -46,6 +48,8 @@ const SHARED_MEMORY: &str = "/dev/shm";
 /// A bind mount of the configuration, to be prepared on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BindMount {
+    /// Its place among the mounts of the configuration.
+    pub(crate) mount: usize,
     /// What is to be seen, a path of the host.
     pub(crate) source: PathBuf,
     /// Where the container sees it; for errors.
@@ -63,8 +67,7 @@ pub(crate) struct BindMount {
 pub(crate) struct GuestSpec {
     /// For the agent.
     pub(crate) spec: Spec,
-    /// Bind mounts in the order of the configuration; number `n` is to appear in the shared
-    /// directory as `<container>/mounts/<n>`.
+    /// Bind mounts in the order of the configuration; see [`GuestSpec::set_sources`].
     pub(crate) binds: Vec<BindMount>,
     /// Where the root file system is on the host, if Create brings no mounts for it.
     pub(crate) host_root: PathBuf,
@@ -72,11 +75,48 @@ pub(crate) struct GuestSpec {
     pub(crate) process_namespace_of: Option<String>,
 }
 
+impl GuestSpec {
+    /// Those of the volumes, in the order of the bind mounts, that the kubelet updates.
+    pub(crate) fn updated(&self, volumes: &[Arc<Volume>]) -> Vec<Updated> {
+        let both = self.binds.iter().zip(volumes);
+        let updated = both.filter(|(_, volume)| volume.updated().is_some());
+        updated
+            .filter_map(|(bind, volume)| {
+                Some(Updated {
+                    mount: u32::try_from(bind.mount).ok()?,
+                    volume: Arc::downgrade(volume),
+                })
+            })
+            .collect()
+    }
+
+    /// Says where the guest has what the bind mounts show, in their order.
+    pub(crate) fn set_sources(&mut self, volumes: &[Arc<Volume>]) {
+        if volumes.is_empty() {
+            return;
+        }
+        let mut mounts = self.spec.mounts().clone().unwrap_or_default();
+        for (bind, volume) in self.binds.iter().zip(volumes) {
+            let Some(mount) = mounts.get_mut(bind.mount) else {
+                continue;
+            };
+            mount.set_source(Some(volume.in_guest()));
+            if bind.read_only && !volume.read_only() {
+                // What is mounted below is read-only too, as it is where the host sees to it.
+                let mut options = mount.options().clone().unwrap_or_default();
+                options.push("rro".to_owned());
+                mount.set_options(Some(options));
+            }
+        }
+        self.spec.set_mounts(Some(mounts));
+    }
+}
+
 /// Rewrites `spec` for container `id`, whose bundle is at `bundle`.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidArgument`] for a configuration without a root, a process or a program;
-/// [`ErrorKind::Unimplemented`] for a socket of the host.
+/// [`ErrorKind::Unimplemented`] for a socket of the host and for mounts that the host is to see.
 pub(crate) fn for_guest(
     mut spec: Spec,
     id: &str,
@@ -98,15 +138,11 @@ pub(crate) fn for_guest(
 
     let joins_ipc = joins_ipc(spec.linux().as_ref());
     let mut binds = Vec::new();
-    for mount in spec.mounts_mut().iter_mut().flatten() {
+    for (number, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
         if share_memory(mount, place, joins_ipc) {
             continue;
         }
-        if let Some(bind) = bind_mount(mount, bundle)? {
-            let place = container.join("mounts").join(binds.len().to_string());
-            mount.set_source(Some(place));
-            binds.push(bind);
-        }
+        binds.extend(bind_mount(number, mount, bundle)?);
     }
 
     if let Some(process) = spec.process_mut() {
@@ -171,7 +207,11 @@ fn drop_labels(process: &mut Process) {
 }
 
 /// What to prepare if `mount` is a bind mount. As in runc, the option decides, not the type.
-fn bind_mount(mount: &Mount, bundle: &Path) -> Result<Option<BindMount>, SandboxError> {
+fn bind_mount(
+    number: usize,
+    mount: &Mount,
+    bundle: &Path,
+) -> Result<Option<BindMount>, SandboxError> {
     let options = mount.options().as_deref().unwrap_or_default();
     let has = |names: &[&str]| {
         options
@@ -193,6 +233,17 @@ fn bind_mount(mount: &Mount, bundle: &Path) -> Result<Option<BindMount>, Sandbox
         return Ok(None);
     }
     let destination = mount.destination().clone();
+    if has(&["shared", "rshared"]) {
+        return Err(SandboxError::new(
+            ErrorKind::Unimplemented,
+            format!(
+                "the bind mount at {} is to propagate mounts to the host (Bidirectional, rshared): \
+                 what is mounted in a virtual machine exists only there; use HostToContainer \
+                 (rslave) or None (rprivate)",
+                destination.display()
+            ),
+        ));
+    }
     let Some(source) = mount.source() else {
         return Err(invalid(format!(
             "the bind mount at {} has no source",
@@ -209,10 +260,11 @@ fn bind_mount(mount: &Mount, bundle: &Path) -> Result<Option<BindMount>, Sandbox
             _ => None,
         });
     Ok(Some(BindMount {
+        mount: number,
         source: bundle.join(source),
         recursive: has(&["rbind"]),
         read_only: read_only.unwrap_or(false),
-        follow_host: has(&["slave", "rslave", "shared", "rshared"]),
+        follow_host: has(&["slave", "rslave"]),
         destination,
     }))
 }

@@ -1,9 +1,11 @@
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
 use super::{BindMount, GuestSpec, for_guest, process_for_guest};
+use crate::mounts::Volume;
 use crate::{ErrorKind, PodPlace, SandboxError};
 
 /// Merges `patch` into a small complete configuration.
@@ -22,6 +24,12 @@ fn rewritten_in(patch: &Value, place: &PodPlace) -> Result<GuestSpec, SandboxErr
     }
     let spec: Spec = serde_json::from_value(spec).unwrap();
     for_guest(spec, "web", Path::new("/bundle"), place, false)
+}
+
+/// A volume that is mounted nowhere.
+fn volume(name: &str, read_only: bool) -> Arc<Volume> {
+    let directory = std::fs::File::open("/").unwrap();
+    Arc::new(Volume::pretended(directory.into(), name, read_only))
 }
 
 fn as_json(guest: &GuestSpec) -> Value {
@@ -48,7 +56,7 @@ fn the_root_is_in_the_shared_directory() {
 
 #[test]
 fn sources_of_bind_mounts_are_replaced_and_the_rest_is_left_alone() {
-    let guest = rewritten(&json!({"mounts": [
+    let mut guest = rewritten(&json!({"mounts": [
         {"destination": "/proc", "type": "proc", "source": "proc"},
         {"destination": "/a", "type": "bind", "source": "/host/a", "options": ["rbind", "ro"]},
         {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["mode=1777"]},
@@ -56,7 +64,8 @@ fn sources_of_bind_mounts_are_replaced_and_the_rest_is_left_alone() {
         {"destination": "/c", "type": "bind", "source": "/host/c"},
     ]}))
     .unwrap();
-    let bind = |source: &str, destination: &str| BindMount {
+    let bind = |mount, source: &str, destination: &str| BindMount {
+        mount,
         source: source.into(),
         destination: destination.into(),
         recursive: false,
@@ -69,25 +78,51 @@ fn sources_of_bind_mounts_are_replaced_and_the_rest_is_left_alone() {
             BindMount {
                 recursive: true,
                 read_only: true,
-                ..bind("/host/a", "/a")
+                ..bind(1, "/host/a", "/a")
             },
             BindMount {
                 follow_host: true,
-                ..bind("/bundle/b", "/b")
+                ..bind(3, "/bundle/b", "/b")
             },
-            bind("/host/c", "/c"),
+            bind(4, "/host/c", "/c"),
         ]
     );
+    guest.set_sources(&[volume("0", true), volume("7", false), volume("2", false)]);
     let mounts = &as_json(&guest)["mounts"];
     assert_eq!(mounts[0]["source"], "proc");
-    assert_eq!(mounts[1]["source"], "/run/caisson/shared/web/mounts/0");
+    assert_eq!(mounts[1]["source"], "/run/caisson/shared/.volumes/0");
     assert_eq!(mounts[1]["options"], json!(["rbind", "ro"]));
     assert_eq!(
         mounts[2],
         json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["mode=1777"]})
     );
-    assert_eq!(mounts[3]["source"], "/run/caisson/shared/web/mounts/1");
-    assert_eq!(mounts[4]["source"], "/run/caisson/shared/web/mounts/2");
+    assert_eq!(mounts[3]["source"], "/run/caisson/shared/.volumes/7");
+    assert_eq!(mounts[4]["source"], "/run/caisson/shared/.volumes/2");
+}
+
+#[test]
+fn the_guest_makes_read_only_what_the_host_does_not() {
+    let mount = json!({"destination": "/a", "type": "bind", "source": "/host/a", "options": ["rbind", "ro"]});
+    let mut guest = rewritten(&json!({ "mounts": [mount] })).unwrap();
+    guest.set_sources(&[volume("0", false)]);
+    assert_eq!(
+        as_json(&guest)["mounts"][0]["options"],
+        json!(["rbind", "ro", "rro"])
+    );
+}
+
+#[test]
+fn mounts_that_the_host_is_to_see_are_refused() {
+    for option in ["shared", "rshared"] {
+        let mount = json!({"destination": "/a", "type": "bind", "source": "/host/a", "options": ["rbind", option]});
+        let error = rewritten(&json!({ "mounts": [mount] })).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unimplemented);
+        let text = error.to_string();
+        assert!(
+            text.contains("/a") && text.contains("HostToContainer"),
+            "{text}"
+        );
+    }
 }
 
 #[test]

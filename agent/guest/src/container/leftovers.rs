@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use super::shared;
 use crate::cgroup::Cgroup;
 use crate::error::{AgentError, Doing};
 use crate::launch::create::bundle_name;
@@ -27,6 +28,7 @@ impl Leftovers {
         for directory in [
             self.state.join(&self.name),
             self.state.join(bundle_name(&self.name)),
+            self.state.join(shared::directory_name(&self.name)),
         ] {
             match fs::remove_dir_all(&directory) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound && result.is_ok() => {

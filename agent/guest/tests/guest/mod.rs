@@ -28,6 +28,7 @@ use caisson_agent::reaper::Reaper;
 use caisson_agent::service::Service;
 use caisson_agent::socket::Listener;
 use caisson_agent::streams::Streams;
+use caisson_agent::volumes::Volumes;
 use caisson_protocol::agent::{
     ContainerRequest, CreateContainerRequest, CreateExecRequest, ProcessRequest,
     ResizeTerminalRequest, SignalRequest, StatsResponse, Stdio, UpdateRequest, WaitResponse,
@@ -217,6 +218,7 @@ impl Guest {
             reaper: Reaper::default(),
             streams: Streams::default(),
             launcher: Launcher::new(env!("CARGO_BIN_EXE_caisson-agent").into()),
+            volumes: Volumes::default(),
             state: state.clone(),
         };
         tokio::spawn(tools.reaper.clone().run());

@@ -1,24 +1,25 @@
 //! Bind mounts of a container's configuration.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use rustix::fs::FileType;
 use rustix::mount::MountAttrFlags;
 
-use super::tree::{Attributes, DetachedTree, Propagation};
+use super::tree::{self, Attributes, DetachedTree, Propagation};
 use crate::spec::BindMount;
 use crate::{ErrorKind, SandboxError};
 
-/// Clones what is to be seen, with its attributes set.
+/// `HUGETLBFS_MAGIC` of statfs(2).
+const HUGETLBFS: i64 = 0x958458f6;
+
+/// Opens what is to be seen, as a path.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidArgument`] without a source; [`ErrorKind::Unimplemented`] for what cannot
 /// be shared with another kernel.
-pub(super) fn prepare(bind: &BindMount) -> Result<DetachedTree, SandboxError> {
-    let failed = |error: io::Error| error_for(bind, ErrorKind::Internal, &error.to_string());
-    let tree = DetachedTree::clone_of(&bind.source, bind.recursive).map_err(|error| match error
-        .kind()
-    {
+pub(super) fn open(bind: &BindMount) -> Result<OwnedFd, SandboxError> {
+    let opened = tree::open_source(&bind.source).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => error_for(
             bind,
             ErrorKind::InvalidArgument,
@@ -26,9 +27,17 @@ pub(super) fn prepare(bind: &BindMount) -> Result<DetachedTree, SandboxError> {
         ),
         _ => error_for(bind, ErrorKind::InvalidArgument, &error.to_string()),
     })?;
-    if let Some(obstacle) = obstacle(tree.file_type().map_err(failed)?) {
+    if let Some(obstacle) = obstacle(&opened).map_err(|error| failed(bind, &error))? {
         return Err(error_for(bind, ErrorKind::Unimplemented, obstacle));
     }
+    Ok(opened)
+}
+
+/// Clones what was opened, with its attributes set.
+///
+/// # Errors
+/// [`ErrorKind::Internal`] for what the kernel refuses.
+pub(super) fn prepare(bind: &BindMount, opened: &OwnedFd) -> Result<DetachedTree, SandboxError> {
     // Nothing on the host opens a device or runs a program through these mounts.
     let mut set = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
     if bind.read_only {
@@ -44,14 +53,27 @@ pub(super) fn prepare(bind: &BindMount) -> Result<DetachedTree, SandboxError> {
         propagation,
         ..Attributes::NONE
     };
-    tree.change(attributes, true).map_err(failed)?;
-    Ok(tree)
+    let tree = DetachedTree::clone_of_open(opened, bind.recursive)
+        .and_then(|tree| tree.change(attributes, true).map(|()| tree));
+    tree.map_err(|error| failed(bind, &error))
 }
 
-/// Why a file cannot be shared with another kernel, if it cannot. What is looked at is what was
+/// The error for what the kernel refuses.
+pub(super) fn failed(bind: &BindMount, error: &io::Error) -> SandboxError {
+    error_for(bind, ErrorKind::Internal, &error.to_string())
+}
+
+/// Why it cannot be shared with another kernel, if it cannot. What is looked at is what will be
 /// cloned, so that nobody can exchange it in between.
-fn obstacle(kind: FileType) -> Option<&'static str> {
-    match kind {
+fn obstacle(opened: &OwnedFd) -> io::Result<Option<&'static str>> {
+    if rustix::fs::fstatfs(opened)?.f_type == HUGETLBFS {
+        return Ok(Some(
+            "huge pages of the host (emptyDir with medium HugePages) cannot be passed to a virtual \
+             machine",
+        ));
+    }
+    let status = rustix::fs::fstat(opened)?;
+    Ok(match FileType::from_raw_mode(status.st_mode) {
         FileType::Directory | FileType::RegularFile => None,
         FileType::Socket => {
             Some("a unix socket of the host cannot be reached from inside a virtual machine")
@@ -66,7 +88,7 @@ fn obstacle(kind: FileType) -> Option<&'static str> {
             Some("character devices of the host cannot be passed to a virtual machine")
         }
         FileType::Symlink | FileType::Unknown => Some("it is neither a file nor a directory"),
-    }
+    })
 }
 
 fn error_for(bind: &BindMount, kind: ErrorKind, problem: &str) -> SandboxError {

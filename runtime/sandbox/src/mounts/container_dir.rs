@@ -3,29 +3,27 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode};
 
 use super::tree::{self, DetachedTree};
-use super::{StateDir, bind, rootfs};
+use super::{StateDir, Volume, rootfs};
 use crate::spec::BindMount;
 use crate::{ErrorKind, RootMount, SandboxError};
 
 const ROOTFS: &str = "rootfs";
-const MOUNTS: &str = "mounts";
 
-/// `shared/<container>`: its root file system and bind mounts, unmounted and removed when this is
-/// dropped.
+/// `shared/<container>` with its root file system, unmounted and removed when this is dropped, and
+/// its share in the volumes of the pod.
 #[derive(Debug)]
 pub(crate) struct ContainerDir {
     id: String,
     shared: OwnedFd,
     /// `shared/<container>`.
     directory: OwnedFd,
-    /// `shared/<container>/mounts`.
-    mounts: OwnedFd,
-    /// Names mounted or made in `mounts`, with whether they are directories.
-    binds: Vec<(String, bool)>,
+    /// What its bind mounts show, in their order.
+    volumes: Vec<Arc<Volume>>,
 }
 
 impl ContainerDir {
@@ -33,7 +31,7 @@ impl ContainerDir {
     /// of container `id`, a checked identifier. Blocks.
     ///
     /// # Errors
-    /// As in [`rootfs`] and [`bind`]; nothing is left then.
+    /// As in [`rootfs`] and [`bind`](super::bind); nothing is left then.
     pub(crate) fn prepare(
         state: &StateDir,
         id: &str,
@@ -58,12 +56,14 @@ impl ContainerDir {
             .attach_root(root)
             .map_err(|error| Self::failed(id, &error))?;
         for bind in binds {
-            let tree = bind::prepare(bind)?;
-            prepared
-                .attach_bind(tree)
-                .map_err(|error| Self::failed(id, &error))?;
+            prepared.volumes.push(state.volumes().mount(bind)?);
         }
         Ok(prepared)
+    }
+
+    /// What its bind mounts show, in their order.
+    pub(crate) fn volumes(&self) -> &[Arc<Volume>] {
+        &self.volumes
     }
 
     fn make(state: &StateDir, id: &str) -> io::Result<Self> {
@@ -72,17 +72,14 @@ impl ContainerDir {
         rustix::fs::mkdirat(&shared, id, searchable)?;
         let made = tree::open_directory(&shared, id).and_then(|directory| {
             rustix::fs::mkdirat(&directory, ROOTFS, searchable)?;
-            rustix::fs::mkdirat(&directory, MOUNTS, searchable)?;
-            let mounts = tree::open_directory(&directory, MOUNTS)?;
-            Ok((directory, mounts))
+            Ok(directory)
         });
         match made {
-            Ok((directory, mounts)) => Ok(Self {
+            Ok(directory) => Ok(Self {
                 id: id.to_owned(),
                 shared,
                 directory,
-                mounts,
-                binds: Vec::new(),
+                volumes: Vec::new(),
             }),
             Err(error) => {
                 let _ = rustix::fs::unlinkat(&shared, id, AtFlags::REMOVEDIR);
@@ -93,19 +90,6 @@ impl ContainerDir {
 
     fn attach_root(&mut self, tree: DetachedTree) -> io::Result<()> {
         tree.attach(self.directory.as_fd(), ROOTFS)
-    }
-
-    fn attach_bind(&mut self, tree: DetachedTree) -> io::Result<()> {
-        let name = self.binds.len().to_string();
-        let directory = tree.is_directory()?;
-        if directory {
-            rustix::fs::mkdirat(&self.mounts, &name, Mode::from_raw_mode(0o755))?;
-        } else {
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-            rustix::fs::openat(&self.mounts, &name, flags, Mode::from_raw_mode(0o644))?;
-        }
-        self.binds.push((name.clone(), directory));
-        tree.attach(self.mounts.as_fd(), &name)
     }
 
     fn failed(id: &str, error: &io::Error) -> SandboxError {
@@ -129,22 +113,12 @@ impl ContainerDir {
                 trouble.push(format!("{what}: {error}"));
             }
         };
-        let unlink = |directory: &OwnedFd, name: &str, is_directory: bool| {
-            let flags = if is_directory {
-                AtFlags::REMOVEDIR
-            } else {
-                AtFlags::empty()
-            };
-            Ok(rustix::fs::unlinkat(directory, name, flags)?)
+        let unlink = |directory: &OwnedFd, name: &str| {
+            Ok(rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)?)
         };
-        for (name, is_directory) in self.binds.drain(..).rev() {
-            note(&name, tree::unmount_at(self.mounts.as_fd(), &name));
-            note(&name, unlink(&self.mounts, &name, is_directory));
-        }
         note(ROOTFS, tree::unmount_at(self.directory.as_fd(), ROOTFS));
-        note(ROOTFS, unlink(&self.directory, ROOTFS, true));
-        note(MOUNTS, unlink(&self.directory, MOUNTS, true));
-        note(&self.id, unlink(&self.shared, &self.id, true));
+        note(ROOTFS, unlink(&self.directory, ROOTFS));
+        note(&self.id, unlink(&self.shared, &self.id));
         if !trouble.is_empty() {
             tracing::warn!("container {}: not removed: {}", self.id, trouble.join("; "));
         }

@@ -57,7 +57,13 @@ impl Host {
     }
 
     fn is_empty(&self) -> bool {
-        fs::read_dir(self.guest("")).unwrap().count() == 0
+        let names = |path: &str| {
+            let entries = fs::read_dir(self.guest(path)).unwrap();
+            let names = entries.map(|entry| entry.unwrap().file_name());
+            names.collect::<Vec<_>>()
+        };
+        names("") == [".volumes"]
+            && names(".volumes").is_empty()
             && fs::read_dir(self.state.path().join("staging"))
                 .unwrap()
                 .count()
@@ -85,6 +91,7 @@ fn overlay(options: Vec<String>) -> RootMount {
 
 fn bind(source: PathBuf) -> BindMount {
     BindMount {
+        mount: 0,
         source,
         destination: "/data".into(),
         recursive: false,
@@ -261,32 +268,32 @@ fn bind_mounts_are_directories_and_single_files() {
             .prepare(
                 &[host.root()],
                 &[
-                    bind(volume.clone()),
                     BindMount {
                         read_only: true,
                         ..bind(volume.clone())
                     },
-                    bind(volume.join("secret")),
+                    bind(volume.clone()),
                     BindMount {
                         read_only: true,
                         ..bind(volume.join("secret"))
                     },
+                    bind(volume.join("secret")),
                 ],
             )
             .unwrap();
-        fs::write(host.guest("web/mounts/0/new"), "n").unwrap();
+        fs::write(host.guest(".volumes/1/new"), "n").unwrap();
         assert_eq!(
-            fs::read_to_string(host.guest("web/mounts/1/new")).unwrap(),
+            fs::read_to_string(host.guest(".volumes/0/new")).unwrap(),
             "n"
         );
-        let refused = fs::write(host.guest("web/mounts/1/other"), "").unwrap_err();
+        let refused = fs::write(host.guest(".volumes/0/other"), "").unwrap_err();
         assert_eq!(refused.kind(), ReadOnlyFilesystem);
-        fs::write(host.guest("web/mounts/2"), "changed").unwrap();
+        fs::write(host.guest(".volumes/3"), "changed").unwrap();
         assert_eq!(
             fs::read_to_string(volume.join("secret")).unwrap(),
             "changed"
         );
-        let refused = fs::write(host.guest("web/mounts/3"), "").unwrap_err();
+        let refused = fs::write(host.guest(".volumes/2"), "").unwrap_err();
         assert_eq!(refused.kind(), ReadOnlyFilesystem);
         drop(container);
         assert!(host.is_empty());
@@ -319,9 +326,9 @@ fn mounts_below_a_source_are_seen_only_with_rbind_and_are_read_only_too() {
                 ],
             )
             .unwrap();
-        assert!(!host.guest("web/mounts/0/below/deep").exists());
-        assert!(host.guest("web/mounts/1/below/deep").exists());
-        let refused = fs::write(host.guest("web/mounts/1/below/new"), "").unwrap_err();
+        assert!(!host.guest(".volumes/0/below/deep").exists());
+        assert!(host.guest(".volumes/1/below/deep").exists());
+        let refused = fs::write(host.guest(".volumes/1/below/new"), "").unwrap_err();
         assert_eq!(refused.kind(), ReadOnlyFilesystem);
         drop(container);
         super::super::tree::unmount(&volume.join("below")).unwrap();
@@ -468,8 +475,8 @@ fn later_mounts_of_the_host_appear_only_where_they_are_wanted() {
             .attach(std::os::fd::AsFd::as_fd(&inner), "later")
             .unwrap();
         fs::write(volume.join("later/file"), "").unwrap();
-        assert!(!host.guest("web/mounts/0/later/file").exists());
-        assert!(host.guest("web/mounts/1/later/file").exists());
+        assert!(!host.guest(".volumes/0/later/file").exists());
+        assert!(host.guest(".volumes/1/later/file").exists());
         drop(container);
         assert!(
             volume.join("later/file").exists(),

@@ -6,7 +6,7 @@
 //!     staging/                       where overlays are put together
 //!     shared/                        a tmpfs, shared propagation: the host's side
 //!         <container>/rootfs         root file system of a container
-//!         <container>/mounts/<n>     its bind mounts
+//!         .volumes/<n>               what bind mounts of its containers show
 //!     export/                        the same tmpfs, read-only at the top: the guest's side
 //! ```
 //!
@@ -27,8 +27,12 @@ mod rootfs;
 mod state_dir;
 mod tmpfs;
 mod tree;
+mod versions;
+mod volumes;
 
 pub(crate) use container_dir::ContainerDir;
 pub(crate) use state_dir::StateDir;
 pub(crate) use tmpfs::tmpfs_size;
 pub use tree::enter_mount_namespace;
+pub(crate) use versions::Version;
+pub(crate) use volumes::Volume;

@@ -1,6 +1,7 @@
 //! What is mounted below a directory (proc_pid_mountinfo(5)).
 
 use std::ffi::OsString;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -11,13 +12,30 @@ pub(super) fn below(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(parse(&fs::read("/proc/thread-self/mountinfo")?, directory))
 }
 
+/// The mounts below the directory that `opened` is open on, as the kernel describes them, one line
+/// each. What is mounted on the directory itself is not below it.
+pub(super) fn described_below(opened: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
+    let directory = fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd()))?;
+    let mountinfo = fs::read("/proc/thread-self/mountinfo")?;
+    Ok(lines(&mountinfo)
+        .filter(|(_, mount_point)| mount_point.starts_with(&directory) && *mount_point != directory)
+        .map(|(line, _)| line.to_owned())
+        .collect())
+}
+
 fn parse(mountinfo: &[u8], directory: &Path) -> Vec<PathBuf> {
-    mountinfo
-        .split(|&byte| byte == b'\n')
-        .filter_map(|line| line.split(|&byte| byte == b' ').nth(4))
-        .map(|field| PathBuf::from(OsString::from_vec(unescape(field))))
+    lines(mountinfo)
+        .map(|(_, mount_point)| mount_point)
         .filter(|mount_point| mount_point.starts_with(directory))
         .collect()
+}
+
+/// The lines with their mount points.
+fn lines(mountinfo: &[u8]) -> impl Iterator<Item = (&[u8], PathBuf)> {
+    mountinfo.split(|&byte| byte == b'\n').filter_map(|line| {
+        let field = line.split(|&byte| byte == b' ').nth(4)?;
+        Some((line, PathBuf::from(OsString::from_vec(unescape(field)))))
+    })
 }
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-/// Deepest directory: the sandbox makes `shared/<container>/mounts/<n>` and no deeper.
+/// Deepest directory: the sandbox makes `shared/.volumes/<n>` and no deeper.
 const MAX_DEPTH: usize = 8;
 
 /// Removes `name` of `directory`. Symlinks are removed, not followed; mounts are an error.

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::tree::{self, Attributes, DetachedTree, Propagation};
+use super::volumes::Volumes;
 use super::{mountinfo, remove_tree};
 use crate::{ErrorKind, SandboxError};
 
@@ -27,6 +28,7 @@ pub(crate) struct StateDir {
     shared: OwnedFd,
     staging: OwnedFd,
     export: OwnedFd,
+    volumes: Volumes,
 }
 
 impl StateDir {
@@ -77,6 +79,7 @@ impl StateDir {
         export.attach(directory.as_fd(), EXPORT)?;
         Ok(Self {
             path: path.to_owned(),
+            volumes: Volumes::make(&shared)?,
             shared,
             staging: tree::open_directory(&directory, STAGING)?,
             export: tree::open_directory(&directory, EXPORT)?,
@@ -103,6 +106,11 @@ impl StateDir {
     /// Where root file systems are put together.
     pub(crate) fn staging(&self) -> BorrowedFd<'_> {
         self.staging.as_fd()
+    }
+
+    /// What bind mounts of the pod's containers show.
+    pub(super) fn volumes(&self) -> &Volumes {
+        &self.volumes
     }
 
     /// What the file server is to serve, opened with `O_PATH`.

@@ -118,15 +118,10 @@ impl DetachedTree {
         }
     }
 
-    /// What its root is: a directory or a single file of some kind.
-    pub(crate) fn file_type(&self) -> io::Result<FileType> {
-        let status = rustix::fs::fstat(&self.0)?;
-        Ok(FileType::from_raw_mode(status.st_mode))
-    }
-
     /// Whether its root is a directory.
     pub(crate) fn is_directory(&self) -> io::Result<bool> {
-        Ok(self.file_type()?.is_dir())
+        let status = rustix::fs::fstat(&self.0)?;
+        Ok(FileType::from_raw_mode(status.st_mode).is_dir())
     }
 
     /// Attaches the tree on the place that `target` is open on.
@@ -143,6 +138,16 @@ impl DetachedTree {
             &self.0, c"", directory, name, flags,
         )?)
     }
+}
+
+/// Opens `path` as a path, as [`DetachedTree::clone_of`] finds it: symlinks are followed, and an
+/// automount at its end is made.
+pub(crate) fn open_source(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::mount::open_tree(
+        CWD,
+        path,
+        OpenTreeFlags::OPEN_TREE_CLOEXEC,
+    )?)
 }
 
 fn clone_flags(recursive: bool) -> OpenTreeFlags {

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use caisson_protocol::agent::{
     ContainerRequest, CreateContainerRequest, CreateExecRequest, Empty, ListProcessesResponse,
     ProcessRequest, ProcessResponse, SetCpusRequest, SetInterfacesRequest, SignalRequest,
-    StatsResponse, Stdio, UpdateRequest, WaitResponse,
+    StatsResponse, Stdio, UpdateRequest, UpdateVolumeRequest, UpdatedVolume, WaitResponse,
 };
 use caisson_protocol::agent_ttrpc::{Agent, create_agent};
 use caisson_protocol::{MAX_STREAM_HEADER, StreamId};
@@ -35,7 +35,7 @@ pub(crate) struct Running {
 type Streams = Arc<watch::Sender<HashMap<u64, Arc<Mutex<Option<UnixStream>>>>>>;
 
 /// Starts the agent on threads of its own. `name` is one that no other fake VMM has. What it is told
-/// of the network, it writes to `notes`.
+/// of the network and of volumes, it writes to `notes`.
 pub(crate) fn start(name: u64, notes: Option<PathBuf>) -> Running {
     let streams: Streams = Arc::new(watch::Sender::new(HashMap::new()));
     // Abstract: it leaves nothing in the file system.
@@ -162,6 +162,27 @@ impl FakeAgent {
         Ok(())
     }
 
+    fn notes(&self) -> std::fs::File {
+        let mut options = std::fs::File::options();
+        let options = options.append(true).create(true);
+        options.open(self.notes.as_ref().unwrap()).unwrap()
+    }
+
+    fn note_volume(&self, what: &str, container: &str, volume: &UpdatedVolume) {
+        let UpdatedVolume {
+            mount,
+            version,
+            names,
+            ..
+        } = volume;
+        writeln!(
+            self.notes(),
+            "{what} {container} {mount} {version} {}",
+            names.join(",")
+        )
+        .unwrap();
+    }
+
     fn with<T>(
         &self,
         container: String,
@@ -186,6 +207,9 @@ impl Agent for FakeAgent {
         let config: Value = serde_json::from_slice(&request.config).unwrap();
         let root = format!("/run/caisson/shared/{}/rootfs", request.container_id);
         assert_eq!(config["root"]["path"], root);
+        for volume in &request.updated {
+            self.note_volume("created", &request.container_id, volume);
+        }
         self.create(
             request.container_id,
             String::new(),
@@ -343,11 +367,7 @@ impl Agent for FakeAgent {
         _context: &TtrpcContext,
         request: SetInterfacesRequest,
     ) -> ttrpc::Result<Empty> {
-        let mut notes = std::fs::File::options()
-            .append(true)
-            .create(true)
-            .open(self.notes.as_ref().unwrap())
-            .unwrap();
+        let mut notes = self.notes();
         for interface in request.interfaces {
             if interface.name == "bad0" {
                 return Err(get_rpc_status(Code::INTERNAL, "bad0 is not liked"));
@@ -360,6 +380,18 @@ impl Agent for FakeAgent {
                 interface.addresses.len()
             )
             .unwrap();
+        }
+        Ok(Empty::default())
+    }
+
+    async fn update_volume(
+        &self,
+        _context: &TtrpcContext,
+        request: UpdateVolumeRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.note_volume("updated", &request.container_id, &request.volume);
+        if request.volume.version == "..large" {
+            return Err(get_rpc_status(Code::FAILED_PRECONDITION, "it is not kept"));
         }
         Ok(Empty::default())
     }

@@ -17,6 +17,7 @@ mod network;
 mod pod;
 mod pod_process;
 mod start;
+mod volumes;
 
 use std::future::Future;
 use std::time::Duration;

@@ -7,4 +7,6 @@ mod namespaces;
 mod network;
 mod sandbox_api;
 mod security;
+mod sharing;
+mod updates;
 mod volumes;
