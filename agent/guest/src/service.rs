@@ -13,6 +13,7 @@ use ttrpc::r#async::TtrpcContext;
 use ttrpc::r#async::transport::Listener as TtrpcListener;
 
 use crate::cpus;
+use crate::disk;
 use crate::error::AgentError;
 use crate::identifier;
 use crate::network;
@@ -286,6 +287,28 @@ impl agent_ttrpc::Agent for Service {
         request: agent::SetInterfacesRequest,
     ) -> ttrpc::Result<agent::Empty> {
         to_the_end(blocking(move || network::set(&request.interfaces))).await?;
+        Ok(agent::Empty::new())
+    }
+
+    async fn add_disk(
+        &self,
+        _: &TtrpcContext,
+        request: agent::DiskRequest,
+    ) -> ttrpc::Result<agent::DiskResponse> {
+        let number = to_the_end(blocking(move || disk::add(request.slot))).await?;
+        Ok(agent::DiskResponse {
+            major: number.major,
+            minor: number.minor,
+            ..Default::default()
+        })
+    }
+
+    async fn remove_disk(
+        &self,
+        _: &TtrpcContext,
+        request: agent::DiskRequest,
+    ) -> ttrpc::Result<agent::Empty> {
+        to_the_end(blocking(move || disk::remove(request.slot))).await?;
         Ok(agent::Empty::new())
     }
 

@@ -9,6 +9,7 @@ use caisson_protocol::agent::{
 };
 
 use crate::agent::{LONG, SHORT};
+use crate::disks::HeldDisks;
 use crate::mounts::ContainerDir;
 use crate::sandbox::Container;
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
 const MAX_SIGNAL: u32 = 64;
 
 impl Sandbox {
-    /// Prepares the root file system and the bind mounts, opens the streams and has the agent
+    /// Prepares the root file system, the bind mounts and the disks, opens the streams and has the agent
     /// create the container; its init process waits for [`Sandbox::start_process`]. Undoes
     /// everything on failure.
     ///
@@ -42,17 +43,24 @@ impl Sandbox {
             &request.place,
             request.terminal,
         )?;
-        let config = to_json(&guest.spec)?;
 
         let state = self.state_dir().await?;
-        let directory = tokio::task::spawn_blocking({
+        let (directory, guest) = tokio::task::spawn_blocking({
             let id = id.clone();
             move || {
                 ContainerDir::prepare(&state, &id, &request.rootfs, &guest.host_root, &guest.binds)
+                    .map(|directory| (directory, guest))
             }
         })
         .await
         .map_err(|error| SandboxError::new(ErrorKind::Internal, error.to_string()))??;
+        let disks = match self.disks.take(guest.disks.clone()).await {
+            Ok(disks) => disks,
+            Err(error) => {
+                discard(directory).await;
+                return Err(error);
+            }
+        };
 
         let streams = self.streams(
             request.stdin,
@@ -61,8 +69,8 @@ impl Sandbox {
         );
         let create = CreateContainerRequest {
             container_id: id.clone(),
-            config,
-            process_namespace_of: guest.process_namespace_of.unwrap_or_default(),
+            process_namespace_of: guest.process_namespace_of.clone().unwrap_or_default(),
+            config: to_json(&guest.with_disks(disks.numbers()))?,
             stdio: Some(streams.numbers()).into(),
             ..Default::default()
         };
@@ -73,7 +81,7 @@ impl Sandbox {
             });
         match tokio::try_join!(streams.open(self), created) {
             Ok((streams, _)) => {
-                name.keep(directory);
+                name.keep(directory, disks);
                 Ok(streams)
             }
             Err(error) => {
@@ -83,6 +91,7 @@ impl Sandbox {
                     exec: String::new(),
                 };
                 let _ = self.delete_in_guest(&init).await;
+                disks.release().await;
                 discard(directory).await;
                 Err(error)
             }
@@ -212,7 +221,8 @@ impl Sandbox {
     }
 
     /// Forgets an ended process. For a container's init it also ends what is left of the
-    /// container and undoes its mounts on the host, even when the machine is gone.
+    /// container, undoes its mounts on the host and takes away its disks, even when the machine is
+    /// gone.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`], or [`ErrorKind::FailedPrecondition`] while it runs.
@@ -230,7 +240,8 @@ impl Sandbox {
         }
         let removed = self.containers().remove(&process.container);
         match removed {
-            Some(Container::Created(directory)) => {
+            Some(Container::Created(directory, disks)) => {
+                disks.release().await;
                 discard(directory).await;
                 Ok(())
             }
@@ -328,7 +339,7 @@ impl Sandbox {
 
     pub(crate) fn check_known(&self, container: &str) -> Result<(), SandboxError> {
         match self.containers().get(container) {
-            Some(Container::Created(_)) => Ok(()),
+            Some(Container::Created(..)) => Ok(()),
             Some(Container::Creating) | None => Err(unknown(container)),
         }
     }
@@ -408,11 +419,11 @@ impl<'a> NewContainer<'a> {
         })
     }
 
-    fn keep(mut self, directory: ContainerDir) {
+    fn keep(mut self, directory: ContainerDir, disks: HeldDisks) {
         self.kept = true;
         self.sandbox
             .containers()
-            .insert(self.id.to_owned(), Container::Created(directory));
+            .insert(self.id.to_owned(), Container::Created(directory, disks));
     }
 }
 

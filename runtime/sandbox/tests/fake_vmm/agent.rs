@@ -1,7 +1,7 @@
 //! The agent in the fake guest. A process does what its first argument says.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::PathBuf;
@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use caisson_protocol::agent::{
-    ContainerRequest, CreateContainerRequest, CreateExecRequest, Empty, ListProcessesResponse,
-    ProcessRequest, ProcessResponse, SetCpusRequest, SetInterfacesRequest, SignalRequest,
-    StatsResponse, Stdio, UpdateRequest, WaitResponse,
+    ContainerRequest, CreateContainerRequest, CreateExecRequest, DiskRequest, DiskResponse, Empty,
+    ListProcessesResponse, ProcessRequest, ProcessResponse, SetCpusRequest, SetInterfacesRequest,
+    SignalRequest, StatsResponse, Stdio, UpdateRequest, WaitResponse,
 };
 use caisson_protocol::agent_ttrpc::{Agent, create_agent};
 use caisson_protocol::{MAX_STREAM_HEADER, StreamId};
@@ -35,7 +35,7 @@ pub(crate) struct Running {
 type Streams = Arc<watch::Sender<HashMap<u64, Arc<Mutex<Option<UnixStream>>>>>>;
 
 /// Starts the agent on threads of its own. `name` is one that no other fake VMM has. What it is told
-/// of the network, it writes to `notes`.
+/// of the network and of disks, it writes to `notes`.
 pub(crate) fn start(name: u64, notes: Option<PathBuf>) -> Running {
     let streams: Streams = Arc::new(watch::Sender::new(HashMap::new()));
     // Abstract: it leaves nothing in the file system.
@@ -130,6 +130,10 @@ impl FakeAgent {
         streams.get(&number)?.lock().unwrap().take()
     }
 
+    fn note(&self, line: &str) {
+        crate::note(self.notes.as_deref(), line);
+    }
+
     fn create(
         &self,
         container: String,
@@ -186,6 +190,16 @@ impl Agent for FakeAgent {
         let config: Value = serde_json::from_slice(&request.config).unwrap();
         let root = format!("/run/caisson/shared/{}/rootfs", request.container_id);
         assert_eq!(config["root"]["path"], root);
+        for device in config["linux"]["devices"].as_array().into_iter().flatten() {
+            self.note(&format!(
+                "{}: {} {}:{} at {}",
+                request.container_id,
+                device["type"].as_str().unwrap(),
+                device["major"],
+                device["minor"],
+                device["path"].as_str().unwrap()
+            ));
+        }
         self.create(
             request.container_id,
             String::new(),
@@ -343,24 +357,43 @@ impl Agent for FakeAgent {
         _context: &TtrpcContext,
         request: SetInterfacesRequest,
     ) -> ttrpc::Result<Empty> {
-        let mut notes = std::fs::File::options()
-            .append(true)
-            .create(true)
-            .open(self.notes.as_ref().unwrap())
-            .unwrap();
         for interface in request.interfaces {
             if interface.name == "bad0" {
                 return Err(get_rpc_status(Code::INTERNAL, "bad0 is not liked"));
             }
-            writeln!(
-                notes,
+            self.note(&format!(
                 "slot {}: {}, {} addresses",
                 interface.slot,
                 interface.name,
                 interface.addresses.len()
-            )
-            .unwrap();
+            ));
         }
+        Ok(Empty::default())
+    }
+
+    /// Without notes the guest finds no disk.
+    async fn add_disk(
+        &self,
+        _context: &TtrpcContext,
+        request: DiskRequest,
+    ) -> ttrpc::Result<DiskResponse> {
+        if self.notes.is_none() {
+            return Err(get_rpc_status(Code::FAILED_PRECONDITION, "no disk there"));
+        }
+        self.note(&format!("slot {}: found", request.slot));
+        Ok(DiskResponse {
+            major: 254,
+            minor: request.slot,
+            ..Default::default()
+        })
+    }
+
+    async fn remove_disk(
+        &self,
+        _context: &TtrpcContext,
+        request: DiskRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.note(&format!("slot {}: removed", request.slot));
         Ok(Empty::default())
     }
 
