@@ -5,10 +5,12 @@
 //! streams ([`streams`], [`stdio`]), and collects every process that ends ([`reaper`]).
 
 pub mod boot;
+pub mod bus;
 pub mod cgroup;
 pub mod container;
 pub mod cpus;
 pub mod descriptor;
+pub mod disk;
 pub mod error;
 pub mod guest_devices;
 pub mod identifier;

@@ -13,6 +13,7 @@ use ttrpc::r#async::TtrpcContext;
 use ttrpc::r#async::transport::Listener as TtrpcListener;
 
 use crate::cpus;
+use crate::disk;
 use crate::error::AgentError;
 use crate::identifier;
 use crate::network;
@@ -310,6 +311,28 @@ impl agent_ttrpc::Agent for Service {
         request: agent::SetUpPodRequest,
     ) -> ttrpc::Result<agent::Empty> {
         Pod::set_up(&request)?;
+        Ok(agent::Empty::new())
+    }
+
+    async fn add_disk(
+        &self,
+        _: &TtrpcContext,
+        request: agent::DiskRequest,
+    ) -> ttrpc::Result<agent::DiskResponse> {
+        let number = to_the_end(blocking(move || disk::add(request.slot))).await?;
+        Ok(agent::DiskResponse {
+            major: number.major,
+            minor: number.minor,
+            ..Default::default()
+        })
+    }
+
+    async fn remove_disk(
+        &self,
+        _: &TtrpcContext,
+        request: agent::DiskRequest,
+    ) -> ttrpc::Result<agent::Empty> {
+        to_the_end(blocking(move || disk::remove(request.slot))).await?;
         Ok(agent::Empty::new())
     }
 

@@ -10,6 +10,7 @@ use caisson_protocol::agent::{
 };
 
 use crate::agent::{LONG, SHORT};
+use crate::disks::HeldDisks;
 use crate::mounts::ContainerDir;
 use crate::sandbox::Container;
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
 const MAX_SIGNAL: u32 = 64;
 
 impl Sandbox {
-    /// Prepares the root file system and the bind mounts, opens the streams and has the agent
+    /// Prepares the root file system, the bind mounts and the disks, opens the streams and has the agent
     /// create the container; its init process waits for [`Sandbox::start_process`]. Undoes
     /// everything on failure.
     ///
@@ -53,14 +54,20 @@ impl Sandbox {
                 let directory =
                     ContainerDir::prepare(&state, &id, &request.rootfs, root, &guest.binds)?;
                 guest.set_sources(directory.volumes());
-                let config = to_json(&guest.spec)?;
                 let updated = updates.watch(&agent, &id, guest.updated(directory.volumes()));
-                Ok::<_, SandboxError>((directory, config, updated))
+                Ok::<_, SandboxError>((directory, guest, updated))
             }
         });
-        let (directory, config, updated) = prepared
+        let (directory, guest, updated) = prepared
             .await
             .map_err(|error| SandboxError::new(ErrorKind::Internal, error.to_string()))??;
+        let disks = match self.disks.take(guest.disks.clone()).await {
+            Ok(disks) => disks,
+            Err(error) => {
+                discard(directory).await;
+                return Err(error);
+            }
+        };
 
         let streams = self.streams(
             request.stdin,
@@ -73,7 +80,7 @@ impl Sandbox {
         };
         let create = CreateContainerRequest {
             container_id: id.clone(),
-            config,
+            config: to_json(&guest.with_disks(disks.numbers()))?,
             in_pod_processes,
             process_namespace_of,
             updated,
@@ -87,7 +94,7 @@ impl Sandbox {
             });
         match tokio::try_join!(streams.open(self), created) {
             Ok((streams, _)) => {
-                name.keep(directory);
+                name.keep(directory, disks);
                 self.updates.created(&id);
                 Ok(streams)
             }
@@ -98,6 +105,7 @@ impl Sandbox {
                     exec: String::new(),
                 };
                 let _ = self.delete_in_guest(&init).await;
+                disks.release().await;
                 discard(directory).await;
                 Err(error)
             }
@@ -227,7 +235,8 @@ impl Sandbox {
     }
 
     /// Forgets an ended process. For a container's init it also ends what is left of the
-    /// container and undoes its mounts on the host, even when the machine is gone.
+    /// container, undoes its mounts on the host and takes away its disks, even when the machine is
+    /// gone.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`], or [`ErrorKind::FailedPrecondition`] while it runs.
@@ -245,8 +254,9 @@ impl Sandbox {
         }
         let removed = self.containers().remove(&process.container);
         match removed {
-            Some(Container::Created(directory)) => {
+            Some(Container::Created(directory, disks)) => {
                 self.updates.forget(&process.container);
+                disks.release().await;
                 discard(directory).await;
                 Ok(())
             }
@@ -344,7 +354,7 @@ impl Sandbox {
 
     pub(crate) fn check_known(&self, container: &str) -> Result<(), SandboxError> {
         match self.containers().get(container) {
-            Some(Container::Created(_)) => Ok(()),
+            Some(Container::Created(..)) => Ok(()),
             Some(Container::Creating) | None => Err(unknown(container)),
         }
     }
@@ -424,11 +434,11 @@ impl<'a> NewContainer<'a> {
         })
     }
 
-    fn keep(mut self, directory: ContainerDir) {
+    fn keep(mut self, directory: ContainerDir, disks: HeldDisks) {
         self.kept = true;
         self.sandbox
             .containers()
-            .insert(self.id.to_owned(), Container::Created(directory));
+            .insert(self.id.to_owned(), Container::Created(directory, disks));
     }
 }
 

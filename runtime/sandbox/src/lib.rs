@@ -13,6 +13,7 @@ mod boot;
 mod config;
 mod connection;
 mod container;
+mod disks;
 mod error;
 mod growth;
 mod guest_memory;

@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, oneshot};
 
 use crate::agent::Agent;
 use crate::config::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
+use crate::disks::{Disks, HeldDisks};
 use crate::growth::Growth;
 use crate::machine::{self, HostFiles, Machine, MachineParts, Phases};
 use crate::mounts::{ContainerDir, StateDir};
@@ -28,6 +29,8 @@ use crate::{Config, ErrorKind, SandboxError, SandboxOptions, VmEnd, boot, guest_
 pub struct Sandbox {
     pub(crate) agent: Agent,
     pub(crate) machine: Arc<Machine>,
+    /// Dropped before the containers: a machine that goes needs no disk taken away.
+    pub(crate) disks: Arc<Disks>,
     pub(crate) containers: std::sync::Mutex<HashMap<String, Container>>,
     pub(crate) next_stream: AtomicU64,
     pub(crate) started_at: SystemTime,
@@ -53,7 +56,7 @@ pub(crate) enum Container {
     /// It is being created; its name is taken.
     Creating,
     /// It exists.
-    Created(ContainerDir),
+    Created(ContainerDir, HeldDisks),
 }
 
 impl fmt::Debug for Sandbox {
@@ -146,6 +149,7 @@ impl Sandbox {
             }
         };
         Ok(Arc::new(Self {
+            disks: Disks::new(machine.clone(), agent.clone(), options.size.vcpus),
             agent,
             machine,
             containers: std::sync::Mutex::default(),

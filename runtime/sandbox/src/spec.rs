@@ -1,8 +1,8 @@
 //! The OCI configuration, rewritten for the guest.
 //!
 //! containerd writes it for containers on the host. What names something of the host is replaced
-//! by its place in the guest (root file system, sources of bind mounts), or dropped where the
-//! guest has its own (namespaces to join, AppArmor and SELinux labels, numbers of disks). Of the hooks,
+//! by its place in the guest (root file system, sources of bind mounts, block devices), or dropped
+//! where the guest has its own (namespaces to join, AppArmor and SELinux labels). Of the hooks,
 //! only startContainer's are for the guest; the others are programs of the host, for whoever asked
 //! for the container to run there.
 
@@ -15,6 +15,7 @@ use oci_spec::runtime::{
     Root, Spec,
 };
 
+use crate::disks::{self, DeviceNumber, WantedDisk};
 use crate::mounts::{Volume, tmpfs_size};
 use crate::updates::Updated;
 use crate::{ErrorKind, PodPlace, SandboxError};
@@ -63,12 +64,14 @@ pub(crate) struct BindMount {
 }
 
 /// A configuration for the guest and what must be prepared for it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct GuestSpec {
-    /// For the agent.
-    pub(crate) spec: Spec,
+    /// For the agent, once the disks have their numbers.
+    spec: Spec,
     /// Bind mounts in the order of the configuration; see [`GuestSpec::set_sources`].
     pub(crate) binds: Vec<BindMount>,
+    /// The block devices of the host that the container is to have.
+    pub(crate) disks: Vec<WantedDisk>,
     /// Where the root file system is on the host, if Create brings no mounts for it.
     pub(crate) host_root: PathBuf,
     /// The container whose process namespace this one is to share, if not its own.
@@ -110,12 +113,22 @@ impl GuestSpec {
         }
         self.spec.set_mounts(Some(mounts));
     }
+
+    /// The configuration for the agent. `disks` has the number of each disk on the host and in the
+    /// guest.
+    pub(crate) fn with_disks(mut self, disks: &[(DeviceNumber, DeviceNumber)]) -> Spec {
+        if let Some(linux) = self.spec.linux_mut() {
+            disks::renumber(linux, disks);
+        }
+        self.spec
+    }
 }
 
 /// Rewrites `spec` for container `id`, whose bundle is at `bundle`.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidArgument`] for a configuration without a root, a process or a program;
+/// [`ErrorKind::InvalidArgument`] for a configuration without a root, a process or a program, or
+/// with a block device outside of /dev;
 /// [`ErrorKind::Unimplemented`] for a socket of the host and for mounts that the host is to see.
 pub(crate) fn for_guest(
     mut spec: Spec,
@@ -152,13 +165,16 @@ pub(crate) fn for_guest(
     let of_guest = spec.hooks().as_ref().and_then(hooks_of_guest);
     spec.set_hooks(of_guest);
     let mut process_namespace_of = None;
+    let mut disks = Vec::new();
     if let Some(linux) = spec.linux_mut() {
+        disks = disks::wanted(linux)?;
         process_namespace_of = rewrite_namespaces(linux, place);
         rewrite_linux(linux, id);
     }
     Ok(GuestSpec {
         spec,
         binds,
+        disks,
         host_root,
         process_namespace_of,
     })
@@ -362,9 +378,12 @@ fn rewrite_linux(linux: &mut Linux, id: &str) {
     linux.set_memory_policy(None);
     linux.set_net_devices(None);
     linux.set_cgroups_path(Some(Path::new("/").join(id)));
-    if let Some(devices) = linux.devices_mut() {
-        let (kept, dropped): (Vec<_>, Vec<_>) = devices.drain(..).partition(is_standard);
-        *devices = kept;
+    if let Some(devices) = linux.devices().clone() {
+        let rules = disks::rules(linux);
+        let (kept, dropped): (Vec<_>, Vec<_>) = devices
+            .into_iter()
+            .partition(|device| is_standard(device) || disks::named(device, rules).is_some());
+        linux.set_devices(Some(kept));
         if let Some(first) = dropped.first() {
             // A privileged container names every device there is.
             tracing::warn!(
@@ -385,7 +404,7 @@ fn is_standard(device: &LinuxDevice) -> bool {
         || character && STANDARD_DEVICES.contains(&(device.major(), device.minor()))
 }
 
-/// Limits hold in the guest's cgroups. The numbers of the host's block devices mean nothing there.
+/// Limits hold in the guest's cgroups. Those of single block devices are not carried over.
 /// Those of CPUs and memory nodes hold as far as the guest has such: its agent leaves out the rest.
 pub(crate) fn resources_for_guest(resources: &mut LinuxResources) {
     if let Some(block_io) = resources.block_io() {

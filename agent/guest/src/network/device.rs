@@ -6,9 +6,8 @@ use std::path::Path;
 
 use caisson_protocol::agent::Interface;
 
+use crate::bus;
 use crate::error::{AgentError, Doing};
-
-const PCI: &str = "/sys/bus/pci";
 
 /// The interface that a device is to the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +25,7 @@ pub(super) struct Device {
 /// # Errors
 /// [`AgentError::FailedPrecondition`] when one is not there.
 pub(super) fn find_all(interfaces: &[Interface]) -> Result<Vec<(Device, &Interface)>, AgentError> {
-    find_all_below(Path::new(PCI), interfaces)
+    find_all_below(Path::new(bus::PCI), interfaces)
 }
 
 fn find_all_below<'a>(
@@ -39,8 +38,7 @@ fn find_all_below<'a>(
         let mut device = find(pci, interface.slot).doing("look at the bus")?;
         if device.is_none() && !has_rescanned {
             has_rescanned = true;
-            // The write returns when drivers have taken what is new.
-            fs::write(pci.join("rescan"), "1").doing("search the bus for new devices")?;
+            bus::rescan(pci)?;
             device = find(pci, interface.slot).doing("look at the bus")?;
         }
         let device = device.ok_or_else(|| {
@@ -55,15 +53,12 @@ fn find_all_below<'a>(
 }
 
 fn find(pci: &Path, slot: u32) -> io::Result<Option<Device>> {
-    let function = pci.join(format!("devices/0000:00:{slot:02x}.0"));
-    let Some(virtio) = child(&function, "virtio")? else {
+    let Some(interface) = bus::device(pci, slot, "net")? else {
         return Ok(None);
     };
-    let interfaces = function.join(virtio).join("net");
-    let Some(name) = child(&interfaces, "")? else {
-        return Ok(None);
-    };
-    let read = |file| fs::read_to_string(interfaces.join(&name).join(file));
+    let name = interface.file_name().unwrap_or_default();
+    let name = name.to_string_lossy().into_owned();
+    let read = |file| fs::read_to_string(interface.join(file));
     let index = read("ifindex")?.trim().parse().map_err(io::Error::other)?;
     let flags = read("flags")?;
     let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16);
@@ -73,22 +68,6 @@ fn find(pci: &Path, slot: u32) -> io::Result<Option<Device>> {
         name,
         is_up: flags & libc::IFF_UP.cast_unsigned() != 0,
     }))
-}
-
-/// The entry of a directory whose name begins so; the directory need not be there.
-fn child(directory: &Path, beginning: &str) -> io::Result<Option<String>> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        entries => entries?,
-    };
-    for entry in entries {
-        if let Ok(name) = entry?.file_name().into_string()
-            && name.starts_with(beginning)
-        {
-            return Ok(Some(name));
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The agent in the fake guest. A process does what its first argument says.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::PathBuf;
@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use caisson_protocol::agent::{
-    ContainerRequest, CreateContainerRequest, CreateExecRequest, Empty, ListProcessesResponse,
-    ProcessRequest, ProcessResponse, SetCpusRequest, SetInterfacesRequest, SignalRequest,
-    StatsResponse, Stdio, UpdateRequest, UpdateVolumeRequest, UpdatedVolume, WaitResponse,
+    ContainerRequest, CreateContainerRequest, CreateExecRequest, DiskRequest, DiskResponse, Empty,
+    ListProcessesResponse, ProcessRequest, ProcessResponse, SetCpusRequest, SetInterfacesRequest,
+    SignalRequest, StatsResponse, Stdio, UpdateRequest, UpdateVolumeRequest, UpdatedVolume,
+    WaitResponse,
 };
 use caisson_protocol::agent_ttrpc::{Agent, create_agent};
 use caisson_protocol::{MAX_STREAM_HEADER, StreamId};
@@ -35,7 +36,7 @@ pub(crate) struct Running {
 type Streams = Arc<watch::Sender<HashMap<u64, Arc<Mutex<Option<UnixStream>>>>>>;
 
 /// Starts the agent on threads of its own. `name` is one that no other fake VMM has. What it is told
-/// of the network and of volumes, it writes to `notes`.
+/// of the network, of volumes and of disks, it writes to `notes`.
 pub(crate) fn start(name: u64, notes: Option<PathBuf>) -> Running {
     let streams: Streams = Arc::new(watch::Sender::new(HashMap::new()));
     // Abstract: it leaves nothing in the file system.
@@ -130,6 +131,10 @@ impl FakeAgent {
         streams.get(&number)?.lock().unwrap().take()
     }
 
+    fn note(&self, line: &str) {
+        crate::note(self.notes.as_deref(), line);
+    }
+
     fn create(
         &self,
         container: String,
@@ -162,12 +167,6 @@ impl FakeAgent {
         Ok(())
     }
 
-    fn notes(&self) -> std::fs::File {
-        let mut options = std::fs::File::options();
-        let options = options.append(true).create(true);
-        options.open(self.notes.as_ref().unwrap()).unwrap()
-    }
-
     fn note_volume(&self, what: &str, container: &str, volume: &UpdatedVolume) {
         let UpdatedVolume {
             mount,
@@ -175,12 +174,10 @@ impl FakeAgent {
             names,
             ..
         } = volume;
-        writeln!(
-            self.notes(),
+        self.note(&format!(
             "{what} {container} {mount} {version} {}",
             names.join(",")
-        )
-        .unwrap();
+        ));
     }
 
     fn with<T>(
@@ -209,6 +206,16 @@ impl Agent for FakeAgent {
         assert_eq!(config["root"]["path"], root);
         for volume in &request.updated {
             self.note_volume("created", &request.container_id, volume);
+        }
+        for device in config["linux"]["devices"].as_array().into_iter().flatten() {
+            self.note(&format!(
+                "{}: {} {}:{} at {}",
+                request.container_id,
+                device["type"].as_str().unwrap(),
+                device["major"],
+                device["minor"],
+                device["path"].as_str().unwrap()
+            ));
         }
         self.create(
             request.container_id,
@@ -367,19 +374,16 @@ impl Agent for FakeAgent {
         _context: &TtrpcContext,
         request: SetInterfacesRequest,
     ) -> ttrpc::Result<Empty> {
-        let mut notes = self.notes();
         for interface in request.interfaces {
             if interface.name == "bad0" {
                 return Err(get_rpc_status(Code::INTERNAL, "bad0 is not liked"));
             }
-            writeln!(
-                notes,
+            self.note(&format!(
                 "slot {}: {}, {} addresses",
                 interface.slot,
                 interface.name,
                 interface.addresses.len()
-            )
-            .unwrap();
+            ));
         }
         Ok(Empty::default())
     }
@@ -393,6 +397,32 @@ impl Agent for FakeAgent {
         if request.volume.version == "..large" {
             return Err(get_rpc_status(Code::FAILED_PRECONDITION, "it is not kept"));
         }
+        Ok(Empty::default())
+    }
+
+    /// Without notes the guest finds no disk.
+    async fn add_disk(
+        &self,
+        _context: &TtrpcContext,
+        request: DiskRequest,
+    ) -> ttrpc::Result<DiskResponse> {
+        if self.notes.is_none() {
+            return Err(get_rpc_status(Code::FAILED_PRECONDITION, "no disk there"));
+        }
+        self.note(&format!("slot {}: found", request.slot));
+        Ok(DiskResponse {
+            major: 254,
+            minor: request.slot,
+            ..Default::default()
+        })
+    }
+
+    async fn remove_disk(
+        &self,
+        _context: &TtrpcContext,
+        request: DiskRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.note(&format!("slot {}: removed", request.slot));
         Ok(Empty::default())
     }
 

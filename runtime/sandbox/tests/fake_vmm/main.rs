@@ -13,11 +13,12 @@
 
 mod agent;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::exit;
 
 use caisson_control::{
@@ -129,6 +130,17 @@ fn vmm() {
     };
     vmm.boot(message.id);
     vmm.serve();
+}
+
+/// Appends a line to the file that the test reads, if it wants to know.
+fn note(notes: Option<&Path>, line: &str) {
+    let Some(notes) = notes else { return };
+    let mut file = File::options()
+        .append(true)
+        .create(true)
+        .open(notes)
+        .unwrap();
+    writeln!(file, "{line}").unwrap();
 }
 
 /// On port 80 somebody listens, who says what was dialled and repeats what he hears.
@@ -270,7 +282,10 @@ impl Vmm {
 
     fn serve(&self) {
         let name = rustix::fs::fstat(&self.channel).unwrap().st_ino;
-        let agent = agent::start(name, self.setting("notes").map(Into::into));
+        let notes: Option<PathBuf> = self.setting("notes").map(Into::into);
+        let agent = agent::start(name, notes.clone());
+        let note = |line: String| note(notes.as_deref(), &line);
+        let mut disks = HashMap::new();
         let (mut wanted, mut asked) = (0, 0);
         let mut slots = 16..32;
         // An error means that the sandbox is gone.
@@ -327,10 +342,23 @@ impl Vmm {
                 Request::Plug(device) => {
                     assert_eq!(files.len(), device.file_count());
                     let slot = slots.next().unwrap();
+                    if let DeviceConfig::Disk(disk) = device {
+                        let way = if disk.read_only {
+                            "read-only"
+                        } else {
+                            "writable"
+                        };
+                        note(format!("slot {slot}: disk {}, {way}", disk.id));
+                        disks.insert(slot, files.next().unwrap());
+                    }
                     self.reply(message.id, Reply::Plugged { slot });
                 }
                 Request::Unplug { slot } => {
-                    assert_eq!(slot + 1, slots.start);
+                    if disks.remove(&slot).is_some() {
+                        note(format!("slot {slot}: unplugged"));
+                    } else {
+                        assert_eq!(slot + 1, slots.start);
+                    }
                     self.reply(message.id, Reply::Done);
                 }
                 Request::SetHotplugMemory { mib } => {

@@ -12,7 +12,9 @@
 
 mod changes;
 mod containers;
+mod disks;
 mod end;
+mod loop_device;
 mod network;
 mod pod;
 mod pod_process;
