@@ -28,6 +28,12 @@ pub struct InstalledFile {
     pub destination: PathBuf,
 }
 
+/// Where install.sh puts files unless it is told otherwise.
+pub(crate) const PREFIX: &str = "/usr/local";
+/// What installs Caisson on a node, in this repository. An installation holds it, so that it can
+/// be removed, and is itself what an installation is made of.
+const INSTALLER: &str = "deploy/install.sh";
+
 /// Builds Caisson and returns the files of an installation.
 ///
 /// # Errors
@@ -47,29 +53,39 @@ pub(crate) fn caisson() -> Result<Vec<InstalledFile>> {
             &[],
         )
     })?;
-    let mut files = Vec::new();
-    for (name, place) in [
-        ("containerd-shim-caisson-v2", "/usr/local/bin"),
-        ("caisson-vmm", "/usr/local/libexec/caisson"),
-        ("caisson-fs", "/usr/local/libexec/caisson"),
-        ("caisson-pod", "/usr/local/libexec/caisson"),
+    let mut files = vec![installed(
+        workspace::folder()?.join(INSTALLER),
+        "libexec/caisson/install.sh",
+    )];
+    for program in [
+        "bin/containerd-shim-caisson-v2",
+        "libexec/caisson/caisson-vmm",
+        "libexec/caisson/caisson-fs",
+        "libexec/caisson/caisson-pod",
     ] {
-        files.push(InstalledFile {
-            source: workspace::executable(&built, name)?.to_path_buf(),
-            destination: Path::new(place).join(name),
-        });
+        let (_, name) = program.rsplit_once('/').unwrap_or(("", program));
+        let built = workspace::executable(&built, name)?.to_path_buf();
+        files.push(installed(built, program));
     }
     let image = progress::step("building the guest image", || {
         let options = caisson_guest_image::Options::new(workspace::folder()?)?;
         caisson_guest_image::build(&options)
     })?;
-    for (source, name) in [(image.kernel, "vmlinux"), (image.initrd, "initrd.img")] {
-        files.push(InstalledFile {
-            source,
-            destination: Path::new("/usr/local/share/caisson").join(name),
-        });
-    }
+    files.push(installed(image.kernel, "share/caisson/vmlinux"));
+    files.push(installed(image.initrd, "share/caisson/initrd.img"));
     Ok(files)
+}
+
+fn installed(source: PathBuf, relative: &str) -> InstalledFile {
+    InstalledFile {
+        source,
+        destination: place(relative),
+    }
+}
+
+/// Where a file of an installation goes.
+pub(crate) fn place(relative: &str) -> PathBuf {
+    Path::new(PREFIX).join(relative)
 }
 
 /// Finds or makes a disk with `files` in `folder`.

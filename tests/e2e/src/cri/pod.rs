@@ -76,8 +76,18 @@ impl PodSandbox {
     #[must_use]
     #[track_caller]
     pub fn run(cri: &Cri, config: &PodConfig) -> Self {
+        Self::run_with(cri, config, HANDLER)
+    }
+
+    /// Like [`PodSandbox::run`], with another runtime handler.
+    ///
+    /// # Panics
+    /// Panics when the pod does not run.
+    #[must_use]
+    #[track_caller]
+    pub fn run_with(cri: &Cri, config: &PodConfig, handler: &str) -> Self {
         let (file, logs, value) = Self::written(cri, config);
-        let id = cri.call(&["runp", "--runtime", HANDLER, &file]).ok().text();
+        let id = cri.call(&["runp", "--runtime", handler, &file]).ok().text();
         let pid = "/linux/security_context/namespace_options/pid";
         Self {
             cri: cri.clone(),
