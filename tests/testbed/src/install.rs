@@ -31,8 +31,18 @@ pub struct InstalledFile {
 /// Where install.sh puts files unless it is told otherwise.
 pub(crate) const PREFIX: &str = "/usr/local";
 /// What installs Caisson on a node, in this repository. An installation holds it, so that it can
-/// be removed, and is itself what an installation is made of.
+/// be removed, and is itself what an installation can be made of.
 const INSTALLER: &str = "deploy/install.sh";
+/// An installation, below its prefix.
+const FILES: [&str; 7] = [
+    "libexec/caisson/install.sh",
+    "share/caisson/vmlinux",
+    "share/caisson/initrd.img",
+    "bin/containerd-shim-caisson-v2",
+    "libexec/caisson/caisson-vmm",
+    "libexec/caisson/caisson-fs",
+    "libexec/caisson/caisson-pod",
+];
 
 /// Builds Caisson and returns the files of an installation.
 ///
@@ -53,34 +63,23 @@ pub(crate) fn caisson() -> Result<Vec<InstalledFile>> {
             &[],
         )
     })?;
-    let mut files = vec![installed(
-        workspace::folder()?.join(INSTALLER),
-        "libexec/caisson/install.sh",
-    )];
-    for program in [
-        "bin/containerd-shim-caisson-v2",
-        "libexec/caisson/caisson-vmm",
-        "libexec/caisson/caisson-fs",
-        "libexec/caisson/caisson-pod",
-    ] {
-        let (_, name) = program.rsplit_once('/').unwrap_or(("", program));
-        let built = workspace::executable(&built, name)?.to_path_buf();
-        files.push(installed(built, program));
-    }
     let image = progress::step("building the guest image", || {
         let options = caisson_guest_image::Options::new(workspace::folder()?)?;
         caisson_guest_image::build(&options)
     })?;
-    files.push(installed(image.kernel, "share/caisson/vmlinux"));
-    files.push(installed(image.initrd, "share/caisson/initrd.img"));
-    Ok(files)
-}
-
-fn installed(source: PathBuf, relative: &str) -> InstalledFile {
-    InstalledFile {
-        source,
-        destination: place(relative),
-    }
+    let source = |file: &str| match file.rsplit('/').next().unwrap_or_default() {
+        "install.sh" => Ok(workspace::folder()?.join(INSTALLER)),
+        "vmlinux" => Ok(image.kernel.clone()),
+        "initrd.img" => Ok(image.initrd.clone()),
+        program => workspace::executable(&built, program).map(Path::to_path_buf),
+    };
+    let installed = |file: &&str| {
+        Ok(InstalledFile {
+            source: source(file)?,
+            destination: place(file),
+        })
+    };
+    FILES.iter().map(installed).collect()
 }
 
 /// Where a file of an installation goes.
@@ -180,6 +179,9 @@ fn forget_old(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+#[cfg(test)]
+#[path = "install_script_test.rs"]
+mod script_tests;
 #[cfg(test)]
 #[path = "install_test.rs"]
 mod tests;
