@@ -76,6 +76,9 @@ fn configure_all(
     for (device, interface) in devices {
         route::add_all(netlink, device.index, interface)?;
     }
+    for (_, interface) in devices {
+        route::add_all_multipath(netlink, interface)?;
+    }
     Ok(())
 }
 

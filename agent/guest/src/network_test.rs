@@ -5,7 +5,7 @@ use std::process::Command;
 use std::thread;
 
 use caisson_netlink::Netlink;
-use caisson_protocol::agent::{Address, Interface, Neighbour, Route};
+use caisson_protocol::agent::{Address, Interface, Neighbour, NextHop, Route};
 use rustix::thread::UnshareFlags;
 
 use super::configure;
@@ -194,6 +194,83 @@ fn names_may_go_crosswise() {
         configure(&mut netlink, &[(first, &one), (second, &two)]).unwrap();
         assert_shows("address show eth1", &["11: eth1", "10.0.0.1/24"]);
         assert_shows("address show eth0", &["12: eth0", "10.0.0.2/24"]);
+    });
+}
+
+#[test]
+fn a_route_may_have_next_hops_through_several_interfaces() {
+    in_namespace(|first, second| {
+        let hop = |interface: &str, gateway: &[u8], weight| NextHop {
+            interface: interface.to_owned(),
+            gateway: gateway.to_vec(),
+            weight,
+            ..Default::default()
+        };
+        let one = Interface {
+            name: "eth0".to_owned(),
+            mtu: 1500,
+            addresses: vec![address(&[10, 0, 0, 2], 24), address(&v6(2), 64)],
+            routes: vec![
+                Route {
+                    next_hops: vec![
+                        hop("eth0", &[10, 0, 0, 1], 1),
+                        hop("eth1", &[10, 0, 1, 1], 3),
+                    ],
+                    ..route(&[10, 9, 0, 0], 16, &[])
+                },
+                Route {
+                    next_hops: vec![hop("eth0", &v6(1), 1), hop("eth0", &v6(7), 2)],
+                    ..route(&[0xfd; 16], 128, &[])
+                },
+                Route {
+                    scope: 253,
+                    ..route(&[10, 0, 0, 0], 24, &[])
+                },
+                route(&v6(0), 64, &[]),
+            ],
+            ..Default::default()
+        };
+        let two = Interface {
+            name: "eth1".to_owned(),
+            mtu: 1500,
+            addresses: vec![address(&[10, 0, 1, 2], 24)],
+            routes: vec![Route {
+                scope: 253,
+                ..route(&[10, 0, 1, 0], 24, &[])
+            }],
+            ..Default::default()
+        };
+        let mut netlink = Netlink::open().unwrap();
+        configure(&mut netlink, &[(first, &one), (second, &two)]).unwrap();
+        assert_shows(
+            "-4 route show 10.9.0.0/16",
+            &[
+                "nexthop via 10.0.0.1 dev eth0 weight 1",
+                "nexthop via 10.0.1.1 dev eth1 weight 3",
+            ],
+        );
+        assert_shows(
+            "-6 route",
+            &[
+                "nexthop via fd00::1 dev eth0 weight 1",
+                "nexthop via fd00::7 dev eth0 weight 2",
+            ],
+        );
+
+        let lost = Interface {
+            routes: vec![Route {
+                next_hops: vec![hop("eth7", &[10, 0, 0, 1], 1)],
+                ..route(&[10, 8, 0, 0], 16, &[])
+            }],
+            ..one
+        };
+        let device = Device {
+            index: 11,
+            name: "eth0".to_owned(),
+            is_up: true,
+        };
+        let error = configure(&mut netlink, &[(device, &lost)]).unwrap_err();
+        assert!(error.to_string().contains("\"eth7\""), "{error}");
     });
 }
 

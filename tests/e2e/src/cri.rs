@@ -4,6 +4,7 @@
 //! the test program where it can be built.
 
 mod container;
+mod events;
 mod forwarding;
 mod pod;
 
@@ -14,10 +15,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub use container::{CriContainer, CriStatus};
+pub use events::CriEvents;
 pub use forwarding::Forwarding;
 pub use pod::{PodConfig, PodSandbox};
 
-use crate::Finished;
+use crate::ctr::run_to_end;
+use crate::{Finished, Terminal};
 
 /// Where containerd listens, for CRI too.
 const ENDPOINT: &str = "unix:///run/containerd/containerd.sock";
@@ -87,12 +90,46 @@ impl Cri {
     /// Panics when it cannot be started.
     #[must_use]
     pub fn call(&self, args: &[&str]) -> Finished {
-        let output = self.command(args).output().expect("crictl can be run");
-        Finished {
-            code: output.status.code().unwrap_or(-1),
-            stdout: output.stdout,
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        self.feed(args, Vec::new())
+    }
+
+    /// Like [`Cri::call`], with something to read.
+    fn feed(&self, args: &[&str], stdin: Vec<u8>) -> Finished {
+        run_to_end(self.command(args), stdin)
+    }
+
+    /// The program on a terminal.
+    fn terminal(&self, args: &[&str]) -> Terminal {
+        let words = [&["--config", self.config.as_str()], args].concat();
+        Terminal::run(&self.program, &words, 24, 80)
+    }
+
+    /// What containerd tells of containers (GetContainerEvents), from the first one that nobody was
+    /// told yet.
+    ///
+    /// # Panics
+    /// Panics when crictl cannot be run.
+    #[must_use]
+    pub fn events(&self) -> CriEvents {
+        CriEvents::listen(self.command(&["events"]))
+    }
+
+    /// The names of the networks that containerd gives pods.
+    ///
+    /// # Panics
+    /// Panics when it does not tell.
+    #[must_use]
+    #[track_caller]
+    pub fn networks(&self) -> Vec<String> {
+        let info = self.json(&["info", "-o", "json"]);
+        let networks = info
+            .pointer("/cniconfig/Networks")
+            .and_then(Value::as_array);
+        let name = |network: &Value| {
+            let name = network.pointer("/Config/Name").and_then(Value::as_str);
+            name.map(str::to_owned)
+        };
+        networks.into_iter().flatten().filter_map(name).collect()
     }
 
     fn command(&self, args: &[&str]) -> Command {

@@ -68,25 +68,31 @@ impl Ctr {
     /// # Panics
     /// Panics when `ctr` cannot be started.
     #[must_use]
-    pub fn finish(mut self) -> Finished {
-        let mut child = self
-            .command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("ctr is installed in the testbed");
-        let mut stdin = child.stdin.take().expect("standard input is a pipe");
-        let bytes = std::mem::take(&mut self.stdin);
-        // A container may end without reading: a broken pipe is not the test's concern here.
-        let writer = thread::spawn(move || drop(stdin.write_all(&bytes)));
-        let output = child.wait_with_output().expect("ctr can be waited for");
-        writer.join().expect("the writer ends with the pipe");
-        Finished {
-            code: exit_code(output.status),
-            stdout: output.stdout,
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+    pub fn finish(self) -> Finished {
+        run_to_end(self.command, self.stdin)
+    }
+}
+
+/// Runs a command to its end, with `bytes` for its standard input.
+///
+/// # Panics
+/// Panics when it cannot be started.
+pub(crate) fn run_to_end(mut command: Command, bytes: Vec<u8>) -> Finished {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?} is not in the testbed: {error}"));
+    let mut stdin = child.stdin.take().expect("standard input is a pipe");
+    // A container may end without reading: a broken pipe is not the test's concern here.
+    let writer = thread::spawn(move || drop(stdin.write_all(&bytes)));
+    let output = child.wait_with_output().expect("a child can be waited for");
+    writer.join().expect("the writer ends with the pipe");
+    Finished {
+        code: exit_code(output.status),
+        stdout: output.stdout,
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
 

@@ -25,7 +25,7 @@ mod terminal;
 
 pub use container::Container;
 pub use containerd::Containerd;
-pub use cri::{Cri, CriContainer, CriStatus, Forwarding, PodConfig, PodSandbox};
+pub use cri::{Cri, CriContainer, CriEvents, CriStatus, Forwarding, PodConfig, PodSandbox};
 pub use ctr::{Ctr, Finished, RUNTIME};
 pub use events::{Event, Events};
 pub use faulty::{faulty_runtime, wait_for_fail_point};

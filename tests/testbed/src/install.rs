@@ -28,6 +28,22 @@ pub struct InstalledFile {
     pub destination: PathBuf,
 }
 
+/// Where install.sh puts files unless it is told otherwise.
+pub(crate) const PREFIX: &str = "/usr/local";
+/// What installs Caisson on a node, in this repository. An installation holds it, so that it can
+/// be removed, and is itself what an installation can be made of.
+const INSTALLER: &str = "deploy/install.sh";
+/// An installation, below its prefix.
+const FILES: [&str; 7] = [
+    "libexec/caisson/install.sh",
+    "share/caisson/vmlinux",
+    "share/caisson/initrd.img",
+    "bin/containerd-shim-caisson-v2",
+    "libexec/caisson/caisson-vmm",
+    "libexec/caisson/caisson-fs",
+    "libexec/caisson/caisson-pod",
+];
+
 /// Builds Caisson and returns the files of an installation.
 ///
 /// # Errors
@@ -47,29 +63,28 @@ pub(crate) fn caisson() -> Result<Vec<InstalledFile>> {
             &[],
         )
     })?;
-    let mut files = Vec::new();
-    for (name, place) in [
-        ("containerd-shim-caisson-v2", "/usr/local/bin"),
-        ("caisson-vmm", "/usr/local/libexec/caisson"),
-        ("caisson-fs", "/usr/local/libexec/caisson"),
-        ("caisson-pod", "/usr/local/libexec/caisson"),
-    ] {
-        files.push(InstalledFile {
-            source: workspace::executable(&built, name)?.to_path_buf(),
-            destination: Path::new(place).join(name),
-        });
-    }
     let image = progress::step("building the guest image", || {
         let options = caisson_guest_image::Options::new(workspace::folder()?)?;
         caisson_guest_image::build(&options)
     })?;
-    for (source, name) in [(image.kernel, "vmlinux"), (image.initrd, "initrd.img")] {
-        files.push(InstalledFile {
-            source,
-            destination: Path::new("/usr/local/share/caisson").join(name),
-        });
-    }
-    Ok(files)
+    let source = |file: &str| match file.rsplit('/').next().unwrap_or_default() {
+        "install.sh" => Ok(workspace::folder()?.join(INSTALLER)),
+        "vmlinux" => Ok(image.kernel.clone()),
+        "initrd.img" => Ok(image.initrd.clone()),
+        program => workspace::executable(&built, program).map(Path::to_path_buf),
+    };
+    let installed = |file: &&str| {
+        Ok(InstalledFile {
+            source: source(file)?,
+            destination: place(file),
+        })
+    };
+    FILES.iter().map(installed).collect()
+}
+
+/// Where a file of an installation goes.
+pub(crate) fn place(relative: &str) -> PathBuf {
+    Path::new(PREFIX).join(relative)
 }
 
 /// Finds or makes a disk with `files` in `folder`.
@@ -164,6 +179,9 @@ fn forget_old(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+#[cfg(test)]
+#[path = "install_script_test.rs"]
+mod script_tests;
 #[cfg(test)]
 #[path = "install_test.rs"]
 mod tests;

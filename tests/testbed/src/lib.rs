@@ -8,6 +8,7 @@
 mod acceleration;
 mod apt;
 mod apt_source;
+mod bundle;
 mod cache;
 mod child;
 mod containerd;
@@ -31,6 +32,7 @@ mod testbed;
 mod tool;
 mod workspace;
 
+pub use bundle::bundle;
 pub use cache::location as cache_folder;
 pub use child::new_session;
 pub use containerd::ContainerdVersion;

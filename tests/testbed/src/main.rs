@@ -1,5 +1,5 @@
-//! `caisson-dev`: what the cargo aliases demo, verify, conformance, fuzz,
-//! testbed and measure run.
+//! `caisson-dev`: what the cargo aliases demo, verify, bundle, conformance,
+//! fuzz, testbed and measure run.
 
 mod conformance;
 mod crictl;
@@ -34,6 +34,8 @@ enum Tool {
     Demo,
     /// Run every check there is.
     Verify,
+    /// Build everything, and make the archive that is installed on nodes.
+    Bundle,
     Conformance(conformance::ConformanceArguments),
     /// Do to the VMM what no guest and no shim would, for a given time.
     Fuzz(fuzz::FuzzArguments),
@@ -55,6 +57,10 @@ fn run(tool: Tool) -> Result<ExitCode> {
     match tool {
         Tool::Demo => demo::run(),
         Tool::Verify => verify::run(&workspace_folder()?),
+        Tool::Bundle => {
+            println!("{}", caisson_testbed::bundle()?.display());
+            Ok(ExitCode::SUCCESS)
+        }
         Tool::Conformance(arguments) => conformance::run(&workspace_folder()?, &arguments),
         Tool::Fuzz(arguments) => fuzz::run(&arguments),
         Tool::Measure(arguments) => measure::run(&workspace_folder()?, arguments),

@@ -1,5 +1,5 @@
 use caisson_netlink::Netlink;
-use caisson_protocol::agent::{Interface, Neighbour};
+use caisson_protocol::agent::{Interface, Neighbour, NextHop};
 
 use super::super::test_namespace::TestNamespace;
 use super::{is_of_interface, survey};
@@ -112,6 +112,55 @@ async fn an_interface_is_found_with_all_it_has() {
         ..Default::default()
     };
     assert_eq!(interface.neighbours, [by_hand]);
+}
+
+#[tokio::test]
+async fn of_several_next_hops_those_are_found_that_the_guest_has() {
+    let (Some(pod), Some(host)) = (TestNamespace::new().await, TestNamespace::new().await) else {
+        return;
+    };
+    pod.connect("eth0", &host, "veth0");
+    pod.connect("net1", &host, "veth1");
+    for line in [
+        "ip addr add 10.1.0.2/24 dev eth0",
+        "ip addr add 10.2.0.2/24 dev net1",
+        "ip addr add fd00::3/64 dev eth0 nodad",
+        "ip tuntap add tap0 mode tap",
+        "ip link set tap0 up",
+        "ip addr add 10.3.0.2/24 dev tap0",
+        "ip route add 10.9.0.0/16 nexthop via 10.3.0.1 dev tap0 \
+         nexthop via 10.1.0.1 dev eth0 nexthop via 10.2.0.1 dev net1 weight 3 onlink",
+        "ip -6 route add fd09::/64 nexthop via fd00::1 dev eth0 nexthop via fd00::2 dev eth0",
+        "ip route add 10.8.0.0/16 nexthop via 10.3.0.1 dev tap0 nexthop via 10.3.0.5 dev tap0",
+    ] {
+        pod.run(line);
+    }
+    let all = interfaces(&pod);
+    let of = |interface: usize| {
+        let routes = all.get(interface).unwrap().routes.iter();
+        let several = routes.filter(|route| !route.next_hops.is_empty());
+        several
+            .map(|route| (route.destination.clone(), route.next_hops.clone()))
+            .collect::<Vec<_>>()
+    };
+    let hop = |interface: &str, gateway: &[u8], weight, onlink| NextHop {
+        interface: interface.to_owned(),
+        gateway: gateway.to_vec(),
+        onlink,
+        weight,
+        ..Default::default()
+    };
+    let four = vec![
+        hop("eth0", &[10, 1, 0, 1], 1, false),
+        hop("net1", &[10, 2, 0, 1], 3, true),
+    ];
+    let six = vec![
+        hop("eth0", &v6("fd00::1"), 1, false),
+        hop("eth0", &v6("fd00::2"), 1, false),
+    ];
+    let expected = [(vec![10, 9, 0, 0], four), (v6("fd09::"), six)];
+    assert_eq!(of(0), expected);
+    assert_eq!(of(1), []);
 }
 
 #[tokio::test]

@@ -1,12 +1,13 @@
 //! A container of a pod.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::{Cri, PodSandbox, merge};
-use crate::{BUSYBOX, Finished};
+use crate::{BUSYBOX, Finished, Terminal};
 
 /// How long a container may take to end that is about to.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -17,7 +18,7 @@ pub struct CriContainer {
     cri: Cri,
     /// Its id.
     pub id: String,
-    log: std::path::PathBuf,
+    log: PathBuf,
 }
 
 /// What ContainerStatus says of a container that has ended.
@@ -60,12 +61,7 @@ impl CriContainer {
         pod.cri.call(&["start", &created.text()]).failure()
     }
 
-    fn written(
-        pod: &PodSandbox,
-        name: &str,
-        args: &[&str],
-        more: &Value,
-    ) -> (String, std::path::PathBuf) {
+    fn written(pod: &PodSandbox, name: &str, args: &[&str], more: &Value) -> (String, PathBuf) {
         let mut config = json!({
             "metadata": {"name": name, "attempt": 0},
             "image": {"image": BUSYBOX},
@@ -86,6 +82,40 @@ impl CriContainer {
     pub fn exec(&self, args: &[&str]) -> Finished {
         let words = [&["exec", "--sync", &self.id], args].concat();
         self.cri.call(&words)
+    }
+
+    /// ExecSync with an end after `seconds`.
+    #[must_use]
+    pub fn exec_for(&self, seconds: u32, args: &[&str]) -> Finished {
+        let timeout = seconds.to_string();
+        let words = [&["exec", "--sync", "--timeout", &timeout, &self.id], args].concat();
+        self.cri.call(&words)
+    }
+
+    /// Exec, through containerd's streaming server: `stdin` goes in, the streams come back.
+    #[must_use]
+    pub fn stream(&self, args: &[&str], stdin: Vec<u8>) -> Finished {
+        let words = [&["exec", "--interactive", &self.id], args].concat();
+        self.cri.feed(&words, stdin)
+    }
+
+    /// Exec with a terminal of 24 rows and 80 columns.
+    #[must_use]
+    pub fn terminal(&self, args: &[&str]) -> Terminal {
+        let words = [&["exec", "--interactive", "--tty", &self.id], args].concat();
+        self.cri.terminal(&words)
+    }
+
+    /// Attach: `stdin` goes to its first process, until that closes its streams.
+    #[must_use]
+    pub fn attach(&self, stdin: Vec<u8>) -> Finished {
+        self.cri.feed(&["attach", "--stdin", &self.id], stdin)
+    }
+
+    /// Attach to its terminal, from one of 24 rows and 80 columns.
+    #[must_use]
+    pub fn attached_terminal(&self) -> Terminal {
+        self.cri.terminal(&["attach", "--stdin", "--tty", &self.id])
     }
 
     /// What a shell in it prints for a script that must succeed.
@@ -163,6 +193,20 @@ impl CriContainer {
         self.cri.json(&["stats", "-o", "json", "--id", &self.id])
     }
 
+    /// Rotates its log as the kubelet does: moves the file and has containerd open another one
+    /// (ReopenContainerLog). The lines of the moved one.
+    ///
+    /// # Panics
+    /// Panics when that fails.
+    #[must_use]
+    #[track_caller]
+    pub fn rotate_log(&self) -> Vec<String> {
+        let moved = self.log.with_extension("log.1");
+        fs::rename(&self.log, &moved).expect("containerd writes a log");
+        let _ = self.cri.call(&["logs", "--reopen", &self.id]).ok();
+        lines(&moved)
+    }
+
     /// The lines of its log.
     ///
     /// # Panics
@@ -170,9 +214,13 @@ impl CriContainer {
     #[must_use]
     #[track_caller]
     pub fn log(&self) -> Vec<String> {
-        let text = fs::read_to_string(&self.log).expect("containerd writes a log");
-        text.lines().map(str::to_owned).collect()
+        lines(&self.log)
     }
+}
+
+fn lines(log: &Path) -> Vec<String> {
+    let text = fs::read_to_string(log).expect("containerd writes a log");
+    text.lines().map(str::to_owned).collect()
 }
 
 fn text(value: &Value, path: &str) -> String {

@@ -40,11 +40,17 @@ impl PodConfig {
         }
     }
 
+    /// With another runtime handler than the one under test.
+    #[must_use]
+    pub fn with_handler(mut self, handler: &str) -> Self {
+        handler.clone_into(&mut self.handler);
+        self
+    }
+
     /// As a pod of containerd's sandbox service; see [`Cri::offers_sandboxes`].
     #[must_use]
-    pub fn in_sandbox_service(mut self) -> Self {
-        SANDBOX_HANDLER.clone_into(&mut self.handler);
-        self
+    pub fn in_sandbox_service(self) -> Self {
+        self.with_handler(SANDBOX_HANDLER)
     }
 
     /// With all containers in one process namespace (`shareProcessNamespace`).

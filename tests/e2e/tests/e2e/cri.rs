@@ -2,10 +2,14 @@
 //! to tell it from runc's, except that `uname -r` differs.
 
 mod devices;
+mod grouping;
+mod installer;
 mod life;
 mod limits;
 mod namespaces;
 mod network;
+mod operations;
+mod plugins;
 mod sandbox_api;
 mod security;
 mod sharing;

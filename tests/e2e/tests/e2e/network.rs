@@ -104,6 +104,8 @@ fn the_guest_has_the_interfaces_of_its_namespace_and_leaves_nothing_there() {
         "ip addr add 172.20.0.5/32 dev net1",
         "ip route add 169.254.1.1 dev net1 scope link",
         "ip route add 172.16.0.0/12 via 169.254.1.1 dev net1 metric 42",
+        "ip route add 172.30.0.0/16 nexthop via 10.1.0.1 dev eth0 \
+         nexthop via 169.254.1.1 dev net1",
         "ip neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev net1 nud permanent",
         "ip link add down type veth peer name unused",
     ] {
@@ -149,6 +151,12 @@ fn the_guest_has_the_interfaces_of_its_namespace_and_leaves_nothing_there() {
             "default via fd00::1 dev eth0",
             "169.254.1.1 dev net1 lladdr ee:ee:ee:ee:ee:ee",
         ],
+    );
+    // Of two next hops each is that of some destinations.
+    let ways = "for n in $(seq 32); do ip route get 172.30.0.$n; done";
+    assert_shows(
+        &inside(&container, ways),
+        &["via 10.1.0.1 dev eth0", "via 169.254.1.1 dev net1"],
     );
     assert!(pod.traces().contains("caisson1"), "{}", pod.traces());
     drop(container);

@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use caisson_e2e::{CleanMachine, Cri, PodConfig, PodSandbox, Settings, children_of, parent_of};
+use caisson_e2e::{
+    CleanMachine, Cri, CriContainer, DEBIAN, PodConfig, PodSandbox, Settings, children_of,
+    parent_of,
+};
 use serde_json::json;
 
 const PARENT: &str = "/kubepods-test/pod1";
@@ -90,6 +93,74 @@ fn a_pod_has_the_size_and_the_limits_that_kubernetes_gives_it() {
     let ended = greedy.ended();
     assert_eq!((ended.exit_code, ended.reason.as_str()), (137, "OOMKilled"));
     assert_eq!(other.shell("echo here"), "here");
+}
+
+#[test]
+#[ignore = "needs the testbed: cargo verify"]
+fn limits_of_one_kind_hold_alone() {
+    let _machine = CleanMachine::watch();
+    let Some(cri) = Cri::connect() else { return };
+    let sleeping = ["sleep", "1000"];
+    let limited = |resources| json!({"linux": {"resources": resources}});
+    let shown = "cd /sys/fs/cgroup; cat cpu.max memory.max";
+
+    // Memory alone, of the pod and of one container; processors alone, of another.
+    let size = limited(json!({"memory_limit_in_bytes": 300 << 20}));
+    let pod = PodSandbox::run(&cri, &PodConfig::new("memory").with(size));
+    let memory = limited(json!({"memory_limit_in_bytes": 64 << 20}));
+    let memory = pod.start_with("memory", &sleeping, memory);
+    assert_eq!(memory.shell(shown), "max 100000\n67108864");
+    let cpu = limited(json!({"cpu_quota": 20_000, "cpu_period": 100_000}));
+    let cpu = pod.start_with("cpu", &sleeping, cpu);
+    assert_eq!(cpu.shell(shown), "20000 100000\nmax");
+    assert_eq!(cpu.shell("nproc"), "1");
+    let total = memory.shell("awk '/MemTotal/ {print $2}' /proc/meminfo");
+    assert!(total.parse::<u64>().unwrap() >= 300 << 10, "{total} KiB");
+
+    // Everything else that CRI has. Huge pages of a size that the guest does not have can be none.
+    let mut rest = limited(json!({
+        "cpuset_cpus": "0",
+        "cpuset_mems": "0",
+        "hugepage_limits": [
+            {"page_size": "2MB", "limit": 4 << 20},
+            {"page_size": "1GB", "limit": 0},
+        ],
+        "unified": {"pids.max": "20", "io.weight": "default 200"},
+    }));
+    // It has perl.
+    rest["image"] = json!({"image": DEBIAN});
+    let rest = pod.start_with("rest", &sleeping, rest);
+    let files = "cd /sys/fs/cgroup; \
+                 cat cpuset.cpus cpuset.mems hugetlb.2MB.max pids.max io.weight";
+    assert_eq!(rest.shell(files), "0\n0\n4194304\n20\ndefault 200");
+    // Of the huge pages that its limit leaves it, a program has some, and not one more.
+    assert_eq!(rest.shell(&huge_pages(2)), "has 2 of 2");
+    assert_eq!(rest.shell(&huge_pages(3)), "has 2 of 3");
+    let many = "for n in $(seq 30); do sleep 1000 & done";
+    let many = rest.exec(&["sh", "-c", many]);
+    assert!(many.stderr.contains("Cannot fork"), "{many:?}");
+    assert_eq!(cpu.shell("echo here"), "here");
+    let wrong = limited(json!({"unified": {"no.such": "1"}}));
+    let wrong = CriContainer::refused(&pod, "wrong", &sleeping, wrong);
+    assert!(wrong.contains("the guest kernel has no no.such"), "{wrong}");
+    drop(pod);
+
+    // Processors alone, of the pod: as many, and memory as a pod without limits has it.
+    let size = limited(json!({"cpu_quota": 150_000, "cpu_period": 100_000}));
+    let pod = PodSandbox::run(&cri, &PodConfig::new("cpu").with(size));
+    let one = pod.start("one", &sleeping);
+    assert_eq!(one.shell("nproc"), "2");
+    assert_eq!(one.shell(shown), "max 100000\nmax");
+}
+
+/// A script in perl that maps huge pages (mmap(2), `MAP_HUGETLB`) and writes to one after the other.
+fn huge_pages(count: u32) -> String {
+    format!(
+        "perl -e 'my $size = 2 << 20; open(my $zero, \"<\", \"/dev/zero\"); \
+         my $place = syscall(9, 0, {count} * $size, 3, 0x40022, -1, 0); my $has = 0; \
+         while ($has < {count} && syscall(0, fileno($zero), $place + $has * $size, 1) == 1) \
+         {{ $has++ }} print \"has $has of {count}\"'"
+    )
 }
 
 /// The shim and its children.
