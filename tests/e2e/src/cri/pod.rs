@@ -15,6 +15,7 @@ const HANDLER: &str = "caisson";
 #[derive(Debug, Clone)]
 pub struct PodConfig {
     name: String,
+    handler: String,
     value: Value,
 }
 
@@ -30,8 +31,16 @@ impl PodConfig {
         });
         Self {
             name: name.to_owned(),
+            handler: HANDLER.to_owned(),
             value,
         }
+    }
+
+    /// With another runtime handler than the one under test.
+    #[must_use]
+    pub fn with_handler(mut self, handler: &str) -> Self {
+        handler.clone_into(&mut self.handler);
+        self
     }
 
     /// With all containers in one process namespace (`shareProcessNamespace`).
@@ -69,7 +78,7 @@ pub struct PodSandbox {
 }
 
 impl PodSandbox {
-    /// RunPodSandbox with the runtime handler under test.
+    /// RunPodSandbox.
     ///
     /// # Panics
     /// Panics when the pod does not run.
@@ -77,7 +86,10 @@ impl PodSandbox {
     #[track_caller]
     pub fn run(cri: &Cri, config: &PodConfig) -> Self {
         let (file, logs, value) = Self::written(cri, config);
-        let id = cri.call(&["runp", "--runtime", HANDLER, &file]).ok().text();
+        let id = cri
+            .call(&["runp", "--runtime", &config.handler, &file])
+            .ok()
+            .text();
         let pid = "/linux/security_context/namespace_options/pid";
         Self {
             cri: cri.clone(),
@@ -96,7 +108,8 @@ impl PodSandbox {
     #[track_caller]
     pub fn refused(cri: &Cri, config: &PodConfig) -> String {
         let (file, ..) = Self::written(cri, config);
-        cri.call(&["runp", "--runtime", HANDLER, &file]).failure()
+        cri.call(&["runp", "--runtime", &config.handler, &file])
+            .failure()
     }
 
     fn written(cri: &Cri, config: &PodConfig) -> (String, PathBuf, Value) {
