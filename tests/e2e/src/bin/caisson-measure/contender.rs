@@ -1,7 +1,6 @@
 //! Who is compared.
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 
 use caisson_e2e::{BUSYBOX, Containerd, Ctr, Finished, RUNTIME};
@@ -68,6 +67,7 @@ impl Contender {
         let named = ALL.iter().filter(|one| one.name.contains(name));
         named
             .filter(|one| {
+                eprintln!("trying {}", one.name);
                 let tried = one.run("tried");
                 if tried.code != 0 {
                     println!("without {}: {}", one.name, tried.stderr.trim());
@@ -113,11 +113,11 @@ fn install() {
         }
     }
     fs::write("/etc/containerd/runsc.toml", GVISOR_CONFIG).expect("there is room for a file");
-    let mut config = fs::OpenOptions::new()
-        .append(true)
-        .open(CONTAINERD_CONFIG)
-        .expect("containerd has a configuration");
-    let told = config.write_all(HANDLERS.as_bytes());
+    let config = fs::read_to_string(CONTAINERD_CONFIG).expect("containerd has a configuration");
+    if config.contains(HANDLERS) {
+        return;
+    }
+    let told = fs::write(CONTAINERD_CONFIG, config + HANDLERS);
     told.expect("there is room for a few lines");
     let mut containerd = Containerd::running();
     containerd.stop();

@@ -58,6 +58,7 @@ pub(crate) fn measure(
 
 /// Whether a pod of this contender runs here. The first one is slower than the others in any case.
 fn runs_pods(cri: &Cri, contender: &Contender) -> bool {
+    eprintln!("trying a pod of {}", contender.name);
     let tried = catch_unwind(AssertUnwindSafe(|| start(cri, contender, "tried")));
     if tried.is_err() {
         println!("without pods of {}: see above", contender.name);
@@ -79,6 +80,7 @@ fn start(cri: &Cri, contender: &Contender, name: &str) -> PodSandbox {
 fn one_by_one(cri: &Cri, rounds: usize, contenders: &[&'static Contender]) {
     let (mut calls, mut starts, mut ends) = Default::default();
     for round in 0..rounds {
+        eprintln!("pods one by one, round {round}");
         for contender in contenders {
             let (pod, started) = time(|| start(cri, contender, &format!("turn{round}")));
             let ((), ended) = time(|| drop(pod));
@@ -96,6 +98,7 @@ fn one_by_one(cri: &Cri, rounds: usize, contenders: &[&'static Contender]) {
 /// Many pods at once: how long until all run, what each takes when idle, how long until all are gone.
 fn idle(cri: &Cri, contender: &Contender, count: usize, group: &Group) {
     let ours = contender.name == CAISSON;
+    eprintln!("{count} pods of {}", contender.name);
     let clean = ours.then(CleanMachine::watch);
     let (before, free) = (Usage::processes(), available());
     let (pods, started) = time(|| {
