@@ -44,6 +44,15 @@ impl Cri {
     /// Panics when there can be no directory for its files.
     #[must_use]
     pub fn connect() -> Option<Self> {
+        Self::patient(PATIENCE)
+    }
+
+    /// Like [`Cri::connect`], with as many seconds as a call may take.
+    ///
+    /// # Panics
+    /// Panics when there can be no directory for its files.
+    #[must_use]
+    pub fn patient(seconds: u32) -> Option<Self> {
         let program = std::env::current_exe().expect("a program knows its own file");
         let program = program.with_file_name("crictl");
         if !program.exists() {
@@ -56,7 +65,7 @@ impl Cri {
         let folder = TempDir::new().expect("there is room for files");
         let config = folder.path().join("crictl.yaml");
         let settings = json!({"runtime-endpoint": ENDPOINT, "image-endpoint": ENDPOINT,
-            "timeout": PATIENCE});
+            "timeout": seconds});
         // YAML is a superset of JSON.
         std::fs::write(&config, settings.to_string()).expect("there is room for a file");
         Some(Self {

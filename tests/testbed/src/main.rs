@@ -2,9 +2,9 @@
 //! fuzz, testbed and measure run.
 
 mod conformance;
-mod crictl;
 mod demo;
 mod fuzz;
+mod go_program;
 mod measure;
 mod measure_vmm;
 mod testbed_command;
@@ -63,7 +63,7 @@ fn run(tool: Tool) -> Result<ExitCode> {
         }
         Tool::Conformance(arguments) => conformance::run(&workspace_folder()?, &arguments),
         Tool::Fuzz(arguments) => fuzz::run(&arguments),
-        Tool::Measure(arguments) => measure::run(&workspace_folder()?, arguments),
+        Tool::Measure(arguments) => measure::run(&workspace_folder()?, &arguments),
         Tool::Testbed(arguments) => testbed_command::run(arguments),
     }
 }

@@ -11,7 +11,7 @@ use std::{env, fs, io};
 use anyhow::{Context, Result, bail};
 use caisson_testbed::{Tally, debug_program, packages, static_program};
 
-use crate::crictl;
+use crate::go_program::CRICTL;
 
 /// Packages with tests for the testbed, and what their programs are called there.
 const STAGED: [(&str, &str); 2] = [("caisson-machine-tests", "machine"), ("caisson-e2e", "e2e")];
@@ -77,7 +77,7 @@ fn stage(workspace: &Path) -> Result<PathBuf> {
     // With fail points, which only a debug build has.
     let shim = "containerd-shim-caisson-v2";
     copy(&debug_program("containerd-shim-caisson", shim)?, shim)?;
-    if let Err(reason) = crictl::stage(workspace, &share)? {
+    if let Err(reason) = CRICTL.stage(workspace, &share)? {
         println!("skipped: pods through CRI: {reason}");
     }
     Ok(share)

@@ -19,8 +19,8 @@ const VARIABLE: &str = "CAISSON_HANDLER";
 #[derive(Debug, Clone)]
 pub struct PodConfig {
     name: String,
-    value: Value,
     handler: String,
+    value: Value,
 }
 
 impl PodConfig {
@@ -88,7 +88,7 @@ pub struct PodSandbox {
 }
 
 impl PodSandbox {
-    /// RunPodSandbox with the runtime handler under test.
+    /// RunPodSandbox.
     ///
     /// # Panics
     /// Panics when the pod does not run.

@@ -1,0 +1,125 @@
+//! Who is compared.
+
+use std::fs;
+use std::path::Path;
+
+use caisson_e2e::{BUSYBOX, Containerd, Ctr, Finished, RUNTIME};
+
+const RUNC: &str = "io.containerd.runc.v2";
+
+/// A runtime and how it is asked for.
+#[derive(Debug)]
+pub(crate) struct Contender {
+    pub(crate) name: &'static str,
+    /// Options of `ctr run`.
+    options: &'static [&'static str],
+    /// The runtime handler of its pods.
+    pub(crate) handler: &'static str,
+}
+
+const ALL: [Contender; 4] = [
+    Contender {
+        name: "runc",
+        options: &["--runtime", RUNC],
+        handler: "runc",
+    },
+    Contender {
+        name: "crun",
+        options: &["--runtime", RUNC, "--runc-binary", "crun"],
+        handler: "crun",
+    },
+    Contender {
+        name: "gVisor",
+        options: &["--runtime", "io.containerd.runsc.v1"],
+        handler: "runsc",
+    },
+    Contender {
+        name: CAISSON,
+        options: &["--runtime", RUNTIME],
+        handler: "caisson",
+    },
+];
+
+/// The one that the others are there for.
+pub(crate) const CAISSON: &str = "Caisson";
+
+/// gVisor's programs, which lie beside this one where they can be had.
+const GVISOR: [&str; 2] = ["runsc", "containerd-shim-runsc-v1"];
+/// systrap is gVisor's own default, and does without the processor's virtualisation.
+const GVISOR_CONFIG: &str = "[runsc_config]\n  platform = \"systrap\"\n";
+
+const CONTAINERD_CONFIG: &str = "/etc/containerd/config.toml";
+const HANDLERS: &str = r#"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun]
+    runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun.options]
+      BinaryName = "/usr/bin/crun"
+
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runsc]
+    runtime_type = "io.containerd.runsc.v1"
+"#;
+
+impl Contender {
+    /// Those with `name` in their names that run a container here. Who does not is named, with the
+    /// reason.
+    pub(crate) fn present(name: &str) -> Vec<&'static Self> {
+        install();
+        let named = ALL.iter().filter(|one| one.name.contains(name));
+        named
+            .filter(|one| {
+                eprintln!("trying {}", one.name);
+                let tried = one.run("tried");
+                if tried.code != 0 {
+                    println!("without {}: {}", one.name, tried.stderr.trim());
+                }
+                tried.code == 0
+            })
+            .collect()
+    }
+
+    /// `ctr run --rm … true`.
+    pub(crate) fn run(&self, id: &str) -> Finished {
+        let words = [&["run", "--rm"], self.options, &[BUSYBOX, id, "true"]];
+        Ctr::new(&words.concat()).finish()
+    }
+
+    /// A container that sleeps, with the contender's name.
+    pub(crate) fn start(&self) {
+        let sleep = [BUSYBOX, self.name, "sleep", "100000"];
+        let words = [&["run", "--detach"], self.options, &sleep];
+        let _ = Ctr::new(&words.concat()).finish().ok();
+    }
+
+    /// `ctr task exec … true` in the container that sleeps.
+    pub(crate) fn exec(&self, exec: &str) {
+        let words = ["task", "exec", "--exec-id", exec, self.name, "true"];
+        let _ = Ctr::new(&words).finish().ok();
+    }
+
+    /// Removes the container that sleeps.
+    pub(crate) fn remove(&self) {
+        let _ = Ctr::new(&["task", "rm", "--force", self.name]).finish();
+        let _ = Ctr::new(&["container", "rm", self.name]).finish().ok();
+    }
+}
+
+/// Puts gVisor where containerd looks for it, and tells containerd of the handlers for pods.
+fn install() {
+    let here = std::env::current_exe().expect("a program knows its own file");
+    for name in GVISOR {
+        let program = here.with_file_name(name);
+        if program.exists() {
+            fs::copy(program, Path::new("/usr/bin").join(name)).expect("there is room for gVisor");
+        }
+    }
+    fs::write("/etc/containerd/runsc.toml", GVISOR_CONFIG).expect("there is room for a file");
+    let config = fs::read_to_string(CONTAINERD_CONFIG).expect("containerd has a configuration");
+    if config.contains(HANDLERS) {
+        return;
+    }
+    let told = fs::write(CONTAINERD_CONFIG, config + HANDLERS);
+    told.expect("there is room for a few lines");
+    let mut containerd = Containerd::running();
+    containerd.stop();
+    containerd.start();
+}

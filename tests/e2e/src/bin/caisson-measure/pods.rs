@@ -1,0 +1,148 @@
+//! Pods through CRI, as a kubelet runs them: their start and their end, many at once, and what idle
+//! ones take.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+use std::time::Duration;
+
+use caisson_e2e::{CleanMachine, Cri, PodConfig, PodSandbox};
+use serde_json::json;
+
+use crate::contender::{CAISSON, Contender};
+use crate::memory::{Group, Usage, available};
+use crate::overhead;
+use crate::table::{Times, ms, time};
+
+/// Seconds that a call may take. A kubelet gives up after 120, but not in a machine that is 10 to 30
+/// times slower.
+const PATIENCE: u32 = 3600;
+/// The free pages of a guest are reported within seconds after they got free; then a pod is idle.
+const SETTLED: Duration = Duration::from_secs(10);
+/// The control group of the pods.
+const GROUP: &str = "/measured";
+
+pub(crate) fn measure(
+    rounds: usize,
+    contenders: &[&'static Contender],
+    at_once: &[usize],
+    wanted: &dyn Fn(&str) -> bool,
+) {
+    let Some(cri) = Cri::patient(PATIENCE) else {
+        return;
+    };
+    let group = Group::new(GROUP);
+    let contenders: Vec<_> = contenders
+        .iter()
+        .copied()
+        .filter(|contender| runs_pods(&cri, contender))
+        .collect();
+    if wanted("start") {
+        one_by_one(&cri, rounds, &contenders);
+    }
+    if wanted("idle") {
+        println!("\nidle pods: memory of each in KiB; times in s");
+        println!(
+            "{:<10} {:>5} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
+            "", "pods", "all run", "PSS", "of guests", "of host", "in group", "all gone"
+        );
+        for count in at_once {
+            for contender in &contenders {
+                idle(&cri, contender, *count, &group);
+            }
+        }
+    }
+    if wanted("overhead") {
+        overhead::measure(&cri, &group);
+    }
+}
+
+/// Whether a pod of this contender runs here. The first one is slower than the others in any case.
+fn runs_pods(cri: &Cri, contender: &Contender) -> bool {
+    eprintln!("trying a pod of {}", contender.name);
+    let tried = catch_unwind(AssertUnwindSafe(|| start(cri, contender, "tried")));
+    if tried.is_err() {
+        println!("without pods of {}: see above", contender.name);
+    }
+    tried.is_ok()
+}
+
+/// A pod with one container that sleeps.
+fn start(cri: &Cri, contender: &Contender, name: &str) -> PodSandbox {
+    let config = PodConfig::new(name)
+        .with_handler(contender.handler)
+        .with(json!({"linux": {"cgroup_parent": format!("{GROUP}/{name}")}}));
+    let pod = PodSandbox::run(cri, &config);
+    let _ = pod.start("main", &["sleep", "100000"]);
+    pod
+}
+
+/// Start and end of a pod, the contenders taking turns.
+fn one_by_one(cri: &Cri, rounds: usize, contenders: &[&'static Contender]) {
+    let (mut calls, mut starts, mut ends) = Default::default();
+    for round in 0..rounds {
+        eprintln!("pods one by one, round {round}");
+        for contender in contenders {
+            let (pod, started) = time(|| start(cri, contender, &format!("turn{round}")));
+            let ((), ended) = time(|| drop(pod));
+            let (_, call) = time(|| cri.call(&["version"]).ok());
+            Times::note(&mut starts, contender.name, started);
+            Times::note(&mut ends, contender.name, ended);
+            Times::note(&mut calls, "crictl", call);
+        }
+    }
+    starts.print(&format!("crictl runp, create and start, {rounds} rounds"));
+    ends.print(&format!("crictl stopp and rmp, {rounds} rounds"));
+    calls.print("each call of crictl takes of that (crictl version)");
+}
+
+/// Many pods at once: how long until all run, what each takes when idle, how long until all are gone.
+fn idle(cri: &Cri, contender: &Contender, count: usize, group: &Group) {
+    let ours = contender.name == CAISSON;
+    eprintln!("{count} pods of {}", contender.name);
+    let clean = ours.then(CleanMachine::watch);
+    let (before, free) = (Usage::processes(), available());
+    let (pods, started) = time(|| {
+        all_of(0..count, |number| {
+            start(cri, contender, &format!("idle{number}"))
+        })
+    });
+    let run = pods.len();
+    if run < count {
+        println!("{}: {run} of {count} pods run, see above", contender.name);
+    }
+    thread::sleep(SETTLED);
+    let each = |kib: u64| kib / u64::try_from(run).unwrap_or(1).max(1);
+    let usage = Usage::since(&before);
+    let host = free.saturating_sub(available());
+    let charged = group.current();
+    let ((), ended) = time(|| drop(all_of(pods, drop)));
+    println!(
+        "{:<10} {run:>5} {:>9.1} {:>9} {:>9} {:>9} {:>9} {:>9.1}",
+        contender.name,
+        ms(started) / 1000.0,
+        each(usage.total()),
+        each(usage.guest()),
+        each(host),
+        each(charged),
+        ms(ended) / 1000.0,
+    );
+    if ours {
+        usage.print(u64::try_from(run).unwrap_or(1).max(1));
+    }
+    // Nothing of ours may be left.
+    drop(clean);
+}
+
+/// Does something with each in a thread of its own; what fails is left out.
+fn all_of<T: Send, R: Send>(
+    each: impl IntoIterator<Item = T>,
+    what: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    let what = &what;
+    thread::scope(|scope| {
+        let each = each.into_iter();
+        let threads: Vec<_> = each.map(|one| scope.spawn(move || what(one))).collect();
+        let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
+        ended.filter_map(Result::ok).collect()
+    })
+}
