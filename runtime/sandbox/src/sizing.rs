@@ -124,6 +124,7 @@ impl ContainerLimits {
             quota: Some(quota),
             period: positive(Some(period)),
             memory: Some(memory),
+            huge: None,
         }
     }
 
