@@ -80,7 +80,8 @@ impl HeldDisks {
         &self.numbers
     }
 
-    /// Lets go of them. When this returns, those that nobody else has are closed on the host.
+    /// Lets go of them. When this returns, those that nobody else has are off the bus, and the VMM
+    /// has closed them; an io_uring of the kernel may keep one open for a moment.
     pub(crate) async fn release(mut self) {
         if let Some((disks, numbers)) = self.take() {
             disks.release(numbers).await;

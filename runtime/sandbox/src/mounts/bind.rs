@@ -81,9 +81,10 @@ fn obstacle(opened: &OwnedFd) -> io::Result<Option<&'static str>> {
         FileType::Fifo => {
             Some("a named pipe of the host cannot be reached from inside a virtual machine")
         }
-        FileType::BlockDevice => {
-            Some("block devices of the host cannot be passed to a virtual machine yet")
-        }
+        FileType::BlockDevice => Some(
+            "a block device of the host is not passed on as a mount: name it as a device \
+             (volumeDevices of Kubernetes, --device of docker and ctr)",
+        ),
         FileType::CharacterDevice => {
             Some("character devices of the host cannot be passed to a virtual machine")
         }
