@@ -40,6 +40,8 @@ mod server;
 mod service;
 mod socket;
 mod start;
+#[cfg(test)]
+mod state_tables;
 mod stdio;
 mod vm;
 

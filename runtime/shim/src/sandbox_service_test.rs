@@ -21,6 +21,7 @@ use crate::publisher::Publisher;
 use crate::server::TaskServer;
 use crate::service;
 use crate::socket::{self, Claim};
+use crate::state_tables::{camel_case, table};
 
 const ID: &str = "pod1";
 
@@ -177,4 +178,70 @@ async fn options_of_another_kind_are_refused() {
     );
     assert_eq!(code(bench.status(false).await), Code::NOT_FOUND);
     bench.create(None).await.unwrap();
+}
+
+#[tokio::test]
+async fn every_call_to_a_pod_answers_as_the_table_says() {
+    for (call, answers) in table("Pods of the sandbox service") {
+        for (state, expected) in answers {
+            let bench = Bench::new().await;
+            if state != "unknown" {
+                bench.create(Some(pod())).await.unwrap();
+            }
+            if ["running", "stopped"].contains(&state) {
+                answer(&bench, "StartSandbox").await;
+            }
+            if state == "stopped" {
+                answer(&bench, "StopSandbox").await;
+            }
+            let given = answer(&bench, call).await;
+            assert_eq!(given, expected, "{call} of a pod that is {state}");
+        }
+    }
+}
+
+/// The answer to a call, in the words of the table.
+async fn answer(bench: &Bench, call: &str) -> String {
+    let client = &bench.sandboxes;
+    let result = match call {
+        "CreateSandbox" => bench.create(Some(pod())).await.map(drop),
+        "StartSandbox" => {
+            let request = request!(StartSandboxRequest);
+            client.start_sandbox(context(), &request).await.map(drop)
+        }
+        "SandboxStatus" => match bench.status(false).await {
+            Ok(status) => return status.state,
+            Err(error) => Err(error),
+        },
+        "Platform" => {
+            let request = request!(PlatformRequest);
+            client.platform(context(), &request).await.map(drop)
+        }
+        "PingSandbox" => {
+            let request = request!(PingRequest);
+            client.ping_sandbox(context(), &request).await.map(drop)
+        }
+        "SandboxMetrics" => {
+            let request = request!(SandboxMetricsRequest);
+            client.sandbox_metrics(context(), &request).await.map(drop)
+        }
+        "WaitSandbox" => tokio::select! {
+            biased;
+            exit = bench.pod.wait_sandbox(ID) => exit.map(drop).map_err(Into::into),
+            () = std::future::ready(()) => return "waits".into(),
+        },
+        "StopSandbox" => {
+            let request = request!(StopSandboxRequest);
+            client.stop_sandbox(context(), &request).await.map(drop)
+        }
+        "ShutdownSandbox" => {
+            let request = request!(ShutdownSandboxRequest);
+            client.shutdown_sandbox(context(), &request).await.map(drop)
+        }
+        other => panic!("there is no call {other}"),
+    };
+    match result {
+        Ok(()) => "ok".into(),
+        Err(error) => camel_case(&format!("{:?}", code::<()>(Err(error)))),
+    }
 }

@@ -6,32 +6,7 @@ use protobuf::well_known_types::any::Any;
 
 use super::{Bench, SPEC, code, context, delete, exec, start, state, update};
 use crate::process::ProcessKey;
-
-const TABLES: &str = include_str!("../../../../docs/task-states.md");
-
-/// A call, and what it answers in each state.
-type Row = (&'static str, Vec<(&'static str, &'static str)>);
-
-/// The rows of the table below a heading.
-fn table(heading: &str) -> Vec<Row> {
-    let cells = |line: &'static str| line.trim_matches('|').split('|').map(str::trim);
-    let section = TABLES.split("\n## ").find(|part| part.starts_with(heading));
-    let mut lines = section
-        .unwrap()
-        .lines()
-        .filter(|line| line.starts_with('|'));
-    let states: Vec<_> = cells(lines.next().unwrap()).skip(1).collect();
-    lines
-        .skip(1)
-        .map(|line| {
-            let mut cells = cells(line);
-            let call = cells.next().unwrap();
-            let answers: Vec<_> = states.iter().copied().zip(cells).collect();
-            assert_eq!(answers.len(), states.len(), "{line}");
-            (call, answers)
-        })
-        .collect()
-}
+use crate::state_tables::{camel_case, table};
 
 /// A container in this state.
 async fn container(state: &str) -> Bench {
@@ -166,15 +141,6 @@ async fn waiting(bench: &Bench, exec_id: &str) -> String {
         },
         () = std::future::ready(()) => "waits".into(),
     }
-}
-
-/// `NOT_FOUND` as the documents have it: `NotFound`.
-fn camel_case(code: &str) -> String {
-    let word = |word: &str| {
-        let (first, rest) = word.split_at(1);
-        format!("{first}{}", rest.to_lowercase())
-    };
-    code.split('_').map(word).collect()
 }
 
 #[tokio::test]

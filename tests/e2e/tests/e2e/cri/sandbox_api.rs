@@ -99,7 +99,7 @@ fn a_pod_lives_without_a_pause_container() {
     );
     let stats = pod.stats();
     assert!(
-        number(&stats, "/stats/0/linux/memory/workingSetBytes/value") > 0,
+        number(&stats, "/stats/0/linux/memory/usageBytes/value") > 0,
         "{stats}"
     );
     for container in [&one, &two] {
