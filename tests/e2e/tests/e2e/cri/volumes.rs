@@ -115,7 +115,7 @@ fn mounts_of_the_host_are_followed_one_way_and_what_cannot_be_shared_is_refused(
         ("volume", 2, "use HostToContainer"),
     ] {
         let more = at(source, propagation, false);
-        let error = CriContainer::refused(&pod, "refused", &["true"], more);
+        let error = CriContainer::refused(&pod, &format!("no-{source}"), &["true"], more);
         assert!(error.contains(sentence), "{error}");
         assert!(error.contains("/data"), "{error}");
     }
