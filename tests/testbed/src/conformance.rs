@@ -34,7 +34,7 @@ const VARIABLE: &str = "CAISSON_SHIMTEST";
 const SKIPPED: [(&str, &str); 5] = [
     ("layers", "layers as EROFS images are not taken yet"),
     ("net", "not tried yet"),
-    ("sandbox", "the sandbox service is not offered"),
+    ("sandbox", "its containers have layers as EROFS images"),
     ("transfer", "the transfer service is not offered"),
     ("uds", "sockets of the host are refused"),
 ];

@@ -171,12 +171,9 @@ fn a_pod_without_a_pause_container_is_told_what_it_cannot_have() {
     if !cri.offers_sandboxes() {
         return;
     }
-    // NODE is 2 (NamespaceMode of CRI).
-    for (namespace, what) in [
-        ("network", "hostNetwork"),
-        ("pid", "hostPID"),
-        ("ipc", "hostIPC"),
-    ] {
+    // NODE is 2 (NamespaceMode of CRI). Not that of the network: containerd 2.1 itself crashes before
+    // it asks a shim for such a pod.
+    for (namespace, what) in [("pid", "hostPID"), ("ipc", "hostIPC")] {
         let options = json!({namespace: 2});
         let options = json!({"linux": {"security_context": {"namespace_options": options}}});
         let config = PodConfig::new("pod").in_sandbox_service().with(options);
