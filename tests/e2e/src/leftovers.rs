@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What containerd and its network plug-ins make for themselves at their first container or pod and
 /// keep.
-const CONTAINERDS_OWN: [&str; 11] = [
+const CONTAINERDS_OWN: [&str; 13] = [
     "/run/containerd/fifo",
     "/run/containerd/s",
     "/run/containerd/io.containerd.runtime.v2.task",
@@ -25,6 +25,9 @@ const CONTAINERDS_OWN: [&str; 11] = [
     "/run/netns",
     "/run/xtables.lock",
     "/sys/class/net/cni0",
+    // The kernel's module makes these two when the plug-in bandwidth needs one of its own.
+    "/sys/class/net/ifb0",
+    "/sys/class/net/ifb1",
 ];
 
 /// Where containerd opens files for the sake of one container.
