@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources, Spec};
+use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources, Spec};
 
 use crate::Config;
 use crate::config::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
@@ -91,8 +91,7 @@ impl VmSize {
             .fold(0, u64::saturating_add);
         let memory = limits
             .iter()
-            .flat_map(|limits| [limits.memory, limits.huge])
-            .filter_map(positive)
+            .filter_map(|limits| positive(limits.memory))
             .fold(0, u64::saturating_add);
         let memory_mib = if memory == 0 { 0 } else { memory_mib(memory) };
         Self {
@@ -112,8 +111,6 @@ pub struct ContainerLimits {
     period: Option<u64>,
     /// Bytes.
     memory: Option<i64>,
-    /// Bytes in huge pages, which come on top.
-    huge: Option<i64>,
 }
 
 impl ContainerLimits {
@@ -140,10 +137,6 @@ impl ContainerLimits {
             memory: memory
                 .and_then(LinuxMemory::limit)
                 .filter(|limit| *limit != 0),
-            huge: resources.hugepage_limits().as_ref().map(|limits| {
-                let sizes = limits.iter().map(LinuxHugepageLimit::limit);
-                sizes.fold(0, i64::saturating_add)
-            }),
         }
     }
 
@@ -162,7 +155,6 @@ impl ContainerLimits {
             quota: change.quota.or(self.quota),
             period: change.period.or(self.period),
             memory: change.memory.or(self.memory),
-            huge: change.huge.or(self.huge),
         }
     }
 

@@ -105,9 +105,6 @@ fn a_machine_grows_with_what_its_containers_need_together() {
         need(&[memory(1024), memory(-1), json!({})]),
         (2, 1024 + 16 + 96)
     );
-    // Huge pages are memory beside the limit of memory.
-    let huge = |mib: i64| json!({"hugepageLimits": [{"pageSize": "2MB", "limit": mib * MIB}]});
-    assert_eq!(need(&[memory(128), huge(128), huge(0)]), (2, 256 + 4 + 96));
 }
 
 #[test]

@@ -27,6 +27,9 @@ const CONTAINERDS_OWN: [&str; 13] = [
     "/run/netns",
     "/run/xtables.lock",
     "/sys/class/net/cni0",
+    // The kernel's module makes these two when the plug-in bandwidth needs one of its own.
+    "/sys/class/net/ifb0",
+    "/sys/class/net/ifb1",
 ];
 
 /// Where containerd opens files for the sake of one container.

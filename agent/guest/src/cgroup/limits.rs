@@ -2,7 +2,6 @@
 //! cgroup v1, into the files of cgroup v2.
 
 mod conversion;
-mod huge_pages;
 
 use std::io;
 
@@ -83,15 +82,6 @@ impl Cgroup {
                     self.restore(written.rev());
                     return Err(refused(setting, &error));
                 }
-            }
-        }
-        for limit in resources.hugepage_limits().iter().flatten() {
-            // Its cgroup has the file, so the kernel has the size. A kernel that cannot make such
-            // pages while it runs gives the program none, and that says so.
-            if limit.limit() > 0
-                && let Err(error) = huge_pages::allow(limit.page_size())
-            {
-                tracing::warn!("no huge pages of {}: {error}", limit.page_size());
             }
         }
         Ok(())

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use caisson_e2e::{CleanMachine, Cri, PodConfig, PodSandbox};
 use serde_json::{Value, json};
 
+use super::limits::{PARENT, Parent};
+
 /// More than any of the streams on the way holds back.
 const MUCH: usize = 1 << 20;
 /// How long something may take that is not told when it happens.
@@ -70,7 +72,10 @@ fn a_kubelet_talks_with_the_processes_of_a_pod() {
 fn a_kubelet_learns_what_a_pod_says_and_uses() {
     let _machine = CleanMachine::watch();
     let Some(cri) = Cri::connect() else { return };
-    let pod = PodSandbox::run(&cri, &PodConfig::new("pod"));
+    // Without a control group of its own a pod has no statistics.
+    let _parent = Parent::new();
+    let config = PodConfig::new("pod").with(json!({"linux": {"cgroup_parent": PARENT}}));
+    let pod = PodSandbox::run(&cri, &config);
     let script = "mkdir /www; echo alive >/www/healthz; httpd -p 8080 -h /www; \
                   i=0; while :; do i=$((i + 1)); echo line $i; sleep 1; done";
     let one = pod.start("one", &["sh", "-c", script]);
