@@ -121,7 +121,6 @@ impl ContainerLimits {
             quota: Some(quota),
             period: positive(Some(period)),
             memory: Some(memory),
-            huge: None,
         }
     }
 

@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What containerd and its network plug-ins make for themselves at their first container or pod and
 /// keep.
-const CONTAINERDS_OWN: [&str; 13] = [
+const CONTAINERDS_OWN: [&str; 15] = [
     "/run/containerd/fifo",
     "/run/containerd/s",
     "/run/containerd/io.containerd.runtime.v2.task",
