@@ -154,7 +154,7 @@ fn in_testbed(
     limit: u64,
     options: &[&str],
 ) -> Result<process::Command> {
-    let mut command = again()?;
+    let mut command = again();
     command.arg("--share").arg(share);
     command.args(["--", "sh", "-c", RUN_ALL, "sh"]);
     command.args([

@@ -16,7 +16,7 @@ const SCRIPT: &str = include_str!("demo.sh");
 /// Fails when a package, the workspace or the testbed cannot be had.
 pub(crate) fn run() -> Result<ExitCode> {
     packages::install_missing()?;
-    let mut testbed = again()?;
+    let mut testbed = again();
     testbed.args(["--", "sh", "-c", SCRIPT]);
     passed_on(testbed)
 }

@@ -76,7 +76,7 @@ pub(crate) fn run(workspace: &Path, arguments: &MeasureArguments) -> Result<Exit
     } else {
         stage(workspace, &share)?
     };
-    let mut testbed = again()?;
+    let mut testbed = again();
     testbed
         .args(arguments.icount.then_some("--icount"))
         .arg("--share")

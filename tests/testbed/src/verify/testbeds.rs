@@ -78,7 +78,7 @@ pub(super) fn run(workspace: &Path, share: &Path, tally: &mut Tally) -> Result<b
 fn all(workspace: &Path, share: &Path) -> Result<Vec<Run>> {
     let mut runs = Vec::new();
     for (name, containerd, tests) in OURS {
-        let mut command = again()?;
+        let mut command = again();
         command
             .args(["--containerd", containerd, "--share"])
             .arg(share)
