@@ -154,12 +154,12 @@ fn a_running_file_server_has_one_directory_and_the_privileges_of_files() {
     let server = Process::of(container.process("caisson-fs"));
     server.assert_apart(&["mnt", "pid", "net", "ipc", "uts", "cgroup"]);
     server.assert_privileges(OF_FILES);
-    // The containers of its pod, of which there is one.
-    let names: Vec<_> = fs::read_dir(server.0.join("root"))
+    // The volumes of its pod and the containers, of which there is one.
+    let names: BTreeSet<_> = fs::read_dir(server.0.join("root"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
         .collect();
-    assert_eq!(names, ["jail"]);
+    assert_eq!(names, [".volumes".into(), "jail".into()].into());
     assert!(!server.read("mountinfo").contains("/proc"));
     assert_eq!(server.routes(), 0);
 }
