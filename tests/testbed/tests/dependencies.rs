@@ -1,7 +1,7 @@
 //! What is built in: under which licences, and whether anything is known against it.
 //!
 //! Known faults are read from a checkout of RustSec's database (one file for each, in
-//! `crates/<name>/`), which the environment variable `CAISSON_ADVISORIES` names. There is no network in this.
+//! `crates/<name>/`), which the environment variable `CAISSON_ADVISORIES` names.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -90,7 +90,9 @@ struct Versions {
 
 fn dependencies() -> Vec<Package> {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .args(["metadata", "--format-version", "1", "--locked"])
+        // What is for other platforms need not be here.
+        .args(["--filter-platform", "x86_64-unknown-linux-gnu"])
         .output()
         .unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
