@@ -1,5 +1,6 @@
-//! Connections into the guest.
+//! Connections into the guest, and the dialogue with the VMM behind them.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use caisson_control::{Reply, Request};
@@ -7,6 +8,7 @@ use caisson_protocol::{STREAM_PORT, StreamId};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
+use crate::agent::SHORT;
 use crate::machine::Machine;
 use crate::{ErrorKind, SandboxError, guest_text};
 
@@ -72,6 +74,26 @@ async fn ask(
         )),
         reply => Err(unexpected(machine, &reply).await),
     }
+}
+
+/// Asks the VMM for what it does without waiting for the guest.
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`] when it does not answer within [`SHORT`], or the machine ends first.
+pub(crate) async fn ask_vmm(
+    machine: &Machine,
+    request: Request,
+    files: Vec<OwnedFd>,
+) -> Result<Reply, SandboxError> {
+    let reply = machine.ask(request, files);
+    tokio::time::timeout(SHORT, reply)
+        .await
+        .unwrap_or_else(|_| {
+            Err(SandboxError::new(
+                ErrorKind::Unavailable,
+                format!("the VMM did not answer within {} s", SHORT.as_secs()),
+            ))
+        })
 }
 
 /// The VMM answered something else than was asked; it is not to be trusted any more.

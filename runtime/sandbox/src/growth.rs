@@ -8,9 +8,9 @@ use std::time::Duration;
 use caisson_control::{Reply, Request};
 use caisson_protocol::agent::SetCpusRequest;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-use crate::agent::{LONG, SHORT};
+use crate::agent::LONG;
 use crate::{ErrorKind, Sandbox, SandboxError, VmSize, connection, guest_text};
 
 /// How long the guest may take to put memory to use: a GiB takes a tenth of a second on hardware.
@@ -133,10 +133,11 @@ impl Sandbox {
     async fn plugged(&self, mib: u32) -> Result<(), SandboxError> {
         let deadline = Instant::now() + PLUGGING;
         loop {
-            let plugged = match self.ask_vmm(Request::Metrics).await? {
-                Reply::Metrics(metrics) => metrics.memory.plugged_mib,
-                reply => return Err(connection::unexpected(&self.machine, &reply).await),
-            };
+            let plugged =
+                match connection::ask_vmm(&self.machine, Request::Metrics, Vec::new()).await? {
+                    Reply::Metrics(metrics) => metrics.memory.plugged_mib,
+                    reply => return Err(connection::unexpected(&self.machine, &reply).await),
+                };
             if plugged >= mib {
                 return Ok(());
             }
@@ -155,7 +156,7 @@ impl Sandbox {
 
     /// Asks the VMM for something that it does or refuses.
     async fn order(&self, what: &str, request: Request) -> Result<(), SandboxError> {
-        match self.ask_vmm(request).await? {
+        match connection::ask_vmm(&self.machine, request, Vec::new()).await? {
             Reply::Done => Ok(()),
             Reply::Refused { message, .. } => Err(SandboxError::new(
                 ErrorKind::Unavailable,
@@ -166,15 +167,5 @@ impl Sandbox {
             )),
             reply => Err(connection::unexpected(&self.machine, &reply).await),
         }
-    }
-
-    async fn ask_vmm(&self, request: Request) -> Result<Reply, SandboxError> {
-        let reply = self.machine.ask(request, Vec::new());
-        timeout(SHORT, reply).await.unwrap_or_else(|_| {
-            Err(SandboxError::new(
-                ErrorKind::Unavailable,
-                format!("the VMM did not answer within {} s", SHORT.as_secs()),
-            ))
-        })
     }
 }

@@ -29,7 +29,7 @@ use tokio::time::timeout;
 use self::host::HostDisk;
 pub(crate) use self::named::{WantedDisk, named, renumber, rules, wanted};
 pub(crate) use self::number::DeviceNumber;
-use crate::agent::{Agent, LONG, SHORT};
+use crate::agent::{Agent, LONG};
 use crate::machine::Machine;
 use crate::{ErrorKind, SandboxError, connection, guest_text};
 
@@ -209,7 +209,7 @@ impl Disks {
             queues: self.queues,
             limits: Limits::default(),
         }));
-        let slot = match self.ask(request, vec![host.file]).await? {
+        let slot = match connection::ask_vmm(&self.machine, request, vec![host.file]).await? {
             Reply::Plugged { slot } => slot,
             Reply::Refused { message, .. } => {
                 return Err(SandboxError::new(
@@ -296,7 +296,8 @@ impl Disks {
 
     /// Takes a disk off the bus, which closes the device when what was asked of it is done.
     async fn unplug(&self, number: DeviceNumber, slot: u8) {
-        let problem = match self.ask(Request::Unplug { slot }, Vec::new()).await {
+        let request = Request::Unplug { slot };
+        let problem = match connection::ask_vmm(&self.machine, request, Vec::new()).await {
             Ok(Reply::Done) => return,
             Ok(Reply::Refused { message, .. }) => guest_text::line(&message),
             Ok(reply) => connection::unexpected(&self.machine, &reply)
@@ -305,20 +306,6 @@ impl Disks {
             Err(error) => error.to_string(),
         };
         tracing::warn!("block device {number} of the host may still be open: {problem}");
-    }
-
-    async fn ask(
-        &self,
-        request: Request,
-        files: Vec<std::os::fd::OwnedFd>,
-    ) -> Result<Reply, SandboxError> {
-        let reply = self.machine.ask(request, files);
-        timeout(SHORT, reply).await.unwrap_or_else(|_| {
-            Err(SandboxError::new(
-                ErrorKind::Unavailable,
-                format!("the VMM did not answer within {} s", SHORT.as_secs()),
-            ))
-        })
     }
 }
 

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use caisson_control::{DeviceConfig, Reply, Request};
 use caisson_protocol::agent::{Interface, SetInterfacesRequest};
-use tokio::time::timeout;
 
 use super::{Device, Network};
-use crate::agent::{Agent, LONG, SHORT};
+use crate::agent::{Agent, LONG};
 use crate::machine::Machine;
 use crate::{ErrorKind, SandboxError, connection, guest_text};
 
@@ -108,9 +107,9 @@ impl Network {
         for wire in &untold {
             let slot = wire.interface.slot;
             if let Some(slot) = u8::try_from(slot).ok().filter(|slot| *slot > 0) {
-                let unplug = machine.ask(Request::Unplug { slot }, Vec::new());
+                let unplug = Request::Unplug { slot };
                 // The first error is the one to tell.
-                let _ = timeout(SHORT, unplug).await;
+                let _ = connection::ask_vmm(machine, unplug, Vec::new()).await;
             }
         }
         self.disconnect_these(untold).await;
@@ -119,15 +118,7 @@ impl Network {
 
 async fn plug(machine: &Machine, device: Device) -> Result<u8, SandboxError> {
     let request = Request::Plug(DeviceConfig::Net(device.config));
-    let reply = timeout(SHORT, machine.ask(request, vec![device.tap]))
-        .await
-        .map_err(|_| {
-            SandboxError::new(
-                ErrorKind::Unavailable,
-                format!("the VMM did not answer within {} s", SHORT.as_secs()),
-            )
-        })??;
-    match reply {
+    match connection::ask_vmm(machine, request, vec![device.tap]).await? {
         Reply::Plugged { slot } => Ok(slot),
         Reply::Refused { message, .. } => Err(SandboxError::new(
             ErrorKind::Unavailable,
