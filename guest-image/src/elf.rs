@@ -7,8 +7,9 @@
 const NOTE_OWNER: &[u8] = b"Xen\0";
 /// The note's type: physical address of the 32-bit entry.
 const NOTE_PHYS32_ENTRY: u32 = 18;
-const SEGMENT_LOAD: u32 = 1;
-const SEGMENT_NOTE: u32 = 4;
+pub(crate) const SEGMENT_LOAD: u32 = 1;
+pub(crate) const SEGMENT_NOTE: u32 = 4;
+pub(crate) const FLAG_EXECUTE: u32 = 1;
 
 /// What was read from the file's headers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,11 +52,55 @@ pub enum ElfError {
     },
 }
 
+/// A program header with what it describes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Segment<'a> {
+    /// [`SEGMENT_LOAD`], [`SEGMENT_NOTE`], or something that matters to nobody here.
+    pub(crate) kind: u32,
+    /// [`FLAG_EXECUTE`] and others.
+    pub(crate) flags: u32,
+    /// Where the kernel sees it.
+    pub(crate) virtual_address: u64,
+    /// Where it is put in guest memory.
+    pub(crate) address: u64,
+    /// Its bytes in the file, of the two kinds above.
+    pub(crate) content: &'a [u8],
+    /// Bytes it takes in memory, of which those behind the content begin as zeros.
+    pub(crate) memory_size: u64,
+}
+
 /// Reads the headers of `file`, the whole of an ELF file.
 ///
 /// # Errors
 /// Fails if it is not a whole ELF file for x86-64.
 pub fn read(file: &[u8]) -> Result<Kernel, ElfError> {
+    let mut kernel = Kernel {
+        pvh_entry: None,
+        loaded_from_file: 0,
+        loaded_in_memory: 0,
+    };
+    for segment in segments(file)? {
+        match segment.kind {
+            SEGMENT_LOAD => {
+                let (in_file, in_memory) =
+                    (&mut kernel.loaded_from_file, &mut kernel.loaded_in_memory);
+                *in_file = in_file.saturating_add(segment.content.len() as u64);
+                *in_memory = in_memory.saturating_add(segment.memory_size);
+            }
+            SEGMENT_NOTE if kernel.pvh_entry.is_none() => {
+                kernel.pvh_entry = pvh_entry(segment.content);
+            }
+            _ => {}
+        }
+    }
+    Ok(kernel)
+}
+
+/// The program headers of `file`.
+///
+/// # Errors
+/// Fails if it is not a whole ELF file for x86-64.
+pub(crate) fn segments(file: &[u8]) -> Result<Vec<Segment<'_>>, ElfError> {
     if file.get(..4) != Some(b"\x7fELF") {
         return Err(ElfError::NotElf);
     }
@@ -68,29 +113,39 @@ pub fn read(file: &[u8]) -> Result<Kernel, ElfError> {
     let entry_size = u64::from(u16::from_le_bytes(field(file, 54, "the ELF header")?));
     let count = u64::from(u16::from_le_bytes(field(file, 56, "the ELF header")?));
 
-    let mut kernel = Kernel {
-        pvh_entry: None,
-        loaded_from_file: 0,
-        loaded_in_memory: 0,
-    };
-    for index in 0..count {
-        let at = table.saturating_add(index * entry_size);
-        let what = "a program header";
-        let kind = u32::from_le_bytes(field(file, at, what)?);
-        let offset = u64::from_le_bytes(field(file, at.saturating_add(8), what)?);
-        let file_size = u64::from_le_bytes(field(file, at.saturating_add(32), what)?);
-        let memory_size = u64::from_le_bytes(field(file, at.saturating_add(40), what)?);
-        if kind == SEGMENT_LOAD || kind == SEGMENT_NOTE {
-            let content = slice(file, offset, file_size, "a segment")?;
-            if kind == SEGMENT_LOAD {
-                kernel.loaded_from_file = kernel.loaded_from_file.saturating_add(file_size);
-                kernel.loaded_in_memory = kernel.loaded_in_memory.saturating_add(memory_size);
-            } else if kernel.pvh_entry.is_none() {
-                kernel.pvh_entry = pvh_entry(content);
-            }
-        }
-    }
-    Ok(kernel)
+    (0..count)
+        .map(|index| {
+            let at = table.saturating_add(index * entry_size);
+            let what = "a program header";
+            let word = |offset| {
+                Ok(u32::from_le_bytes(field(
+                    file,
+                    at.saturating_add(offset),
+                    what,
+                )?))
+            };
+            let long = |offset| {
+                Ok(u64::from_le_bytes(field(
+                    file,
+                    at.saturating_add(offset),
+                    what,
+                )?))
+            };
+            let kind = word(0)?;
+            let used = kind == SEGMENT_LOAD || kind == SEGMENT_NOTE;
+            Ok(Segment {
+                kind,
+                flags: word(4)?,
+                virtual_address: long(16)?,
+                address: long(24)?,
+                content: match used {
+                    true => slice(file, long(8)?, long(32)?, "a segment")?,
+                    false => &[],
+                },
+                memory_size: long(40)?,
+            })
+        })
+        .collect()
 }
 
 /// Looks for the PVH entry among notes. Stops at a note that is cut off.
@@ -117,7 +172,7 @@ fn pvh_entry(mut notes: &[u8]) -> Option<u32> {
     }
 }
 
-fn field<const SIZE: usize>(
+pub(crate) fn field<const SIZE: usize>(
     file: &[u8],
     offset: u64,
     what: &'static str,

@@ -1,4 +1,4 @@
-//! The guest kernel: configured from the fragments, compiled, stripped, checked.
+//! The guest kernel: configured from the fragments, compiled, packed, checked.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use crate::definition::KconfigFiles;
 use crate::fragments::Fragments;
 use crate::kconfig::{Config, Unmet};
 use crate::progress::{run_logged, say};
-use crate::source::{Source, remove_folder, succeed};
-use crate::{Options, check, elf, replace_file, toolchain};
+use crate::source::{Source, remove_folder};
+use crate::{Options, check, elf, padding, replace_file, toolchain};
 
 /// Raised when what is done to a kernel changes, so that caches made before do not count.
-const BUILDER: u32 = 1;
+const BUILDER: u32 = 2;
 /// Steps of a whole build, for the percentage until one has been counted.
 const USUAL_STEPS: u64 = 2100;
 /// Instead of the time, user and machine of the build, which would make every kernel different.
@@ -168,18 +168,10 @@ fn compile(tree: &Path, folder: &Path, fragments: &Fragments, jobs: usize) -> an
     finish(&vmlinux, &folder.join("vmlinux"))
 }
 
-/// Strips the kernel, makes sure that it is one a guest can start from, and puts it in its place.
+/// Packs the kernel, makes sure that it is one a guest can start from, and puts it in its place.
 fn finish(built: &Path, kernel: &Path) -> anyhow::Result<()> {
-    let stripped = kernel.with_extension("stripped");
-    succeed(
-        Command::new("strip")
-            .arg("--strip-all")
-            .arg("-o")
-            .arg(&stripped)
-            .arg(built),
-    )?;
-    let bytes =
-        fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))?;
+    let whole = fs::read(built).with_context(|| format!("cannot read {}", built.display()))?;
+    let bytes = padding::leave_out(&whole)?;
     let defects = check::kernel(&bytes)?;
     ensure!(
         defects.is_empty(),
@@ -188,7 +180,7 @@ fn finish(built: &Path, kernel: &Path) -> anyhow::Result<()> {
         lines(&defects)
     );
     let facts = elf::read(&bytes)?;
-    fs::rename(&stripped, kernel).with_context(|| format!("cannot write {}", kernel.display()))?;
+    replace_file(kernel, &bytes)?;
     let megabytes = |count: u64| count.div_ceil(100_000) as f64 / 10.0;
     say(&format!(
         "the guest kernel has {:.1} MB, takes {:.1} MB of memory",

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Debian's linux-source package ┐
-//!  or a tree or tarball you name ├─▶ kernel/*.config ─▶ make ─▶ strip ─▶ vmlinux
+//!  or a tree or tarball you name ├─▶ kernel/*.config ─▶ make ─▶ pack ──▶ vmlinux
 //!                                ┘
 //!  caisson-agent, static ─────────────────────▶ newc archive ─────────▶ initrd.img
 //! ```
@@ -21,6 +21,7 @@ mod initrd;
 pub mod kconfig;
 mod kernel;
 pub mod mirror;
+mod padding;
 mod progress;
 pub mod required;
 mod source;

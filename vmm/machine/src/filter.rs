@@ -110,6 +110,7 @@ const ADVICE: &[u32] = &[
     libc::MADV_REMOVE.unsigned_abs(),
     libc::MADV_DONTFORK.unsigned_abs(),
     libc::MADV_HUGEPAGE.unsigned_abs(),
+    libc::MADV_NOHUGEPAGE.unsigned_abs(),
     libc::MADV_DONTDUMP.unsigned_abs(),
     // Newer glibc guards the stacks of threads by these (MADV_GUARD_INSTALL, MADV_GUARD_REMOVE).
     102,

@@ -26,6 +26,7 @@ use vm_memory::{
 
 pub(crate) use self::backing::Backing;
 pub(crate) use self::layout::{HIGH_RAM_START, HOLE_START, HOTPLUG_ALIGNMENT, HOTPLUG_SLOT};
+pub(crate) use self::mapping::HUGE_PAGE;
 use self::mapping::{Mapping, map_region};
 
 /// Bytes of a page, the least that can be given back.
@@ -200,6 +201,16 @@ impl GuestRam {
     /// The guest addresses of the hot-plug region, if there is one.
     pub(crate) fn hotplug(&self) -> Option<Range<u64>> {
         self.hotplug.clone()
+    }
+
+    /// Asks for small pages behind a range of guest addresses in which nothing is yet. They cost
+    /// as much as is used of them, where a huge page costs 2 MiB. A host that cannot tell the
+    /// difference goes on as it would.
+    pub(crate) fn use_small_pages(&self, range: &Range<u64>) {
+        for mapping in &self.mappings {
+            // Advice only, as that for huge pages.
+            let _ = mapping.use_small_pages(range);
+        }
     }
 
     /// Gives the pages of a range of guest addresses back to the host. They read as zeros until

@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use linux_loader::loader::{Elf, KernelLoader, PvhBootCapability};
@@ -15,7 +16,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::{Entry, HIGH_MEMORY};
-use crate::memory::GuestRam;
+use crate::memory::{GuestRam, HUGE_PAGE};
 
 /// A kernel in guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,6 +169,8 @@ const X86_64: u16 = 62;
 const LOAD: u32 = 1;
 const NOTE: u32 = 4;
 const FLAG_EXECUTE: u32 = 1;
+/// So many bytes of a huge page must be the kernel's for it to get one.
+const WORTH_A_HUGE_PAGE: u64 = 256 << 10;
 /// More program headers than any kernel has.
 const MAX_SEGMENTS: u16 = 64;
 
@@ -206,6 +209,9 @@ pub(crate) fn load(memory: &GuestRam, file: &mut File) -> Result<Kernel, KernelE
         })
     };
 
+    for page in sparse_pages(&segments) {
+        memory.use_small_pages(&page);
+    }
     let loaded = Elf::load(&**memory, None, file, None)?;
     let pvh = match loaded.pvh_boot_cap {
         PvhBootCapability::PvhEntryPresent(address) => match u32::try_from(address.0) {
@@ -288,6 +294,33 @@ fn check_segment(
         });
     }
     Ok(())
+}
+
+/// The huge pages within the kernel of which it uses little. It takes the rest of them for its own,
+/// so that nobody else uses it either: Linux has its entry code, 6 KiB, in one.
+fn sparse_pages(segments: &[Segment]) -> Vec<Range<u64>> {
+    let page = HUGE_PAGE as u64;
+    let loaded: Vec<Range<u64>> = segments
+        .iter()
+        .filter(|segment| segment.kind.get() == LOAD)
+        .map(|segment| {
+            let start = segment.address.get();
+            start..start.saturating_add(segment.memory_size.get())
+        })
+        .collect();
+    let start = loaded.iter().map(|range| range.start).min().unwrap_or(0);
+    let end = loaded.iter().map(|range| range.end).max().unwrap_or(0);
+    // What lies in front of the first whole page and behind the last is not the kernel's alone.
+    (start.div_ceil(page)..end / page)
+        .map(|index| index * page..(index + 1) * page)
+        .filter(|page| {
+            let used = loaded.iter().map(|range| {
+                let end = range.end.min(page.end);
+                end.saturating_sub(range.start.max(page.start))
+            });
+            used.sum::<u64>() < WORTH_A_HUGE_PAGE
+        })
+        .collect()
 }
 
 /// Reads a structure at `offset` of a file of `length` bytes.

@@ -2,6 +2,7 @@ use std::fs::File;
 use std::io::Write;
 
 use vm_memory::{Bytes, GuestAddress};
+use zerocopy::FromZeros;
 
 use super::super::Entry;
 use super::{KernelError, load};
@@ -268,4 +269,27 @@ fn damaged_headers_are_never_fatal() {
             let _ = load_bytes(&damaged);
         }
     }
+}
+
+#[test]
+fn a_huge_page_of_which_the_kernel_uses_little_is_not_one() {
+    let segment = |address: u64, size: u64| super::Segment {
+        kind: super::LOAD.into(),
+        address: address.into(),
+        memory_size: size.into(),
+        ..super::Segment::new_zeroed()
+    };
+    // As Linux is: code up to 23.3 MiB, two pages of it at 24, constants from 26 on.
+    let mut segments = vec![
+        segment(16 * MIB, 7 * MIB + MIB / 4),
+        segment(24 * MIB, 8192),
+        segment(26 * MIB, MIB),
+        segment(28 * MIB, 2 * MIB + 4096),
+    ];
+    assert_eq!(super::sparse_pages(&segments), [24 * MIB..26 * MIB]);
+    segments.push(segment(24 * MIB + 8192, MIB));
+    assert!(super::sparse_pages(&segments).is_empty());
+    // What is only begun by the kernel may be used by others.
+    assert!(super::sparse_pages(&[segment(17 * MIB, 4096)]).is_empty());
+    assert!(super::sparse_pages(&[]).is_empty());
 }

@@ -12,7 +12,7 @@ use super::MemoryError;
 
 /// Alignment of the host mapping, the size of a huge page: KVM can only map guest memory with
 /// huge pages where guest and host addresses are congruent modulo their size.
-pub(super) const HUGE_PAGE: usize = 2 << 20;
+pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
 /// Mapped RAM: its pages are given back on drop, its address never.
 #[derive(Debug)]
@@ -42,6 +42,24 @@ impl Mapping {
     /// # Errors
     /// Fails when the kernel refuses.
     pub(super) fn discard(&self, part: &Range<u64>) -> io::Result<()> {
+        // The pages of a file are the file's, and stay in it unless they are removed from there;
+        // this also takes them out of the other processes that map it.
+        let advice = match self.shared {
+            true => libc::MADV_REMOVE,
+            false => libc::MADV_DONTNEED,
+        };
+        self.advise(part, advice)
+    }
+
+    /// Backs a part of [`Mapping::range`], where it has no pages yet, by small pages.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses, as one without huge pages does.
+    pub(super) fn use_small_pages(&self, part: &Range<u64>) -> io::Result<()> {
+        self.advise(part, libc::MADV_NOHUGEPAGE)
+    }
+
+    fn advise(&self, part: &Range<u64>, advice: libc::c_int) -> io::Result<()> {
         let own = self.range();
         let part = part.start.max(own.start)..part.end.min(own.end);
         if part.is_empty() {
@@ -49,16 +67,10 @@ impl Mapping {
         }
         let offset = usize::try_from(part.start - own.start).map_err(io::Error::other)?;
         let length = usize::try_from(part.end - part.start).map_err(io::Error::other)?;
-        // The pages of a file are the file's, and stay in it unless they are removed from there;
-        // this also takes them out of the other processes that map it.
-        let advice = match self.shared {
-            true => libc::MADV_REMOVE,
-            false => libc::MADV_DONTNEED,
-        };
         let address = self.address.wrapping_byte_add(offset);
         // SAFETY: `offset` and `length` stay within the mapping, by the limits put on `part`. It
-        // stays mapped, the pages become zeros, and nothing in this process relies on what is in
-        // guest memory.
+        // stays mapped; at most its pages become zeros, and nothing in this process relies on what
+        // is in guest memory.
         if unsafe { libc::madvise(address, length, advice) } == 0 {
             Ok(())
         } else {
