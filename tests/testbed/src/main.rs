@@ -7,6 +7,7 @@ mod fuzz;
 mod go_program;
 mod measure;
 mod measure_vmm;
+mod record;
 mod testbed_command;
 mod verify;
 

@@ -11,9 +11,12 @@ use clap::Args;
 
 use crate::go_program::{CRICTL, GVISOR_SHIM};
 use crate::measure_vmm;
+use crate::record;
 use crate::testbed_command::{again, passed_on};
 use crate::verify::cargo;
 
+/// The file in the shared folder to which the benchmarks add what they have counted.
+const COUNTS: &str = "counts.tsv";
 /// MiB of the machine that holds fifty pods.
 const MEMORY_FOR_PODS: &str = "10240";
 
@@ -26,6 +29,12 @@ pub(crate) struct MeasureArguments {
     /// Count instructions instead of time: one nanosecond each, the same in every run.
     #[arg(long)]
     icount: bool,
+    /// Keep the counts in docs/instructions.tsv.
+    #[arg(long, requires = "icount", conflicts_with = "pods")]
+    record: bool,
+    /// Compare the counts with those that a revision of this repository has kept.
+    #[arg(long, value_name = "REV", requires = "icount", conflicts_with = "pods")]
+    against: Option<String>,
     /// Pods through CRI: one after the other, many at once, and the memory of idle ones.
     #[arg(long)]
     pods: bool,
@@ -76,6 +85,8 @@ pub(crate) fn run(workspace: &Path, arguments: &MeasureArguments) -> Result<Exit
     } else {
         stage(workspace, &share)?
     };
+    let counts = share.join(COUNTS);
+    fs::write(&counts, "").with_context(|| format!("cannot write {}", counts.display()))?;
     let mut testbed = again();
     testbed
         .args(arguments.icount.then_some("--icount"))
@@ -103,7 +114,16 @@ pub(crate) fn run(workspace: &Path, arguments: &MeasureArguments) -> Result<Exit
         let at_once: Vec<String> = arguments.at_once.iter().map(u32::to_string).collect();
         testbed.arg(at_once.join(","));
     }
-    passed_on(testbed)
+    let code = passed_on(testbed)?;
+    if code == ExitCode::SUCCESS {
+        if let Some(revision) = &arguments.against {
+            record::compare(workspace, &counts, revision)?;
+        }
+        if arguments.record {
+            record::keep(workspace, &counts)?;
+        }
+    }
+    Ok(code)
 }
 
 /// Builds the benchmark of containers and copies it to `share`, and with it the contenders that are

@@ -1,6 +1,11 @@
 //! Times of the contenders at one thing, measured in turns, as a table.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::time::{Duration, Instant};
+
+/// Where `cargo measure` reads counts.
+const COUNTS: &str = "/share/counts.tsv";
 
 /// Times by contender, in the order in which these first appeared.
 #[derive(Debug, Default)]
@@ -29,6 +34,7 @@ impl Times {
             let at = |index: usize| times.get(index).copied().map(ms).unwrap_or_default();
             let mean = times.iter().copied().map(ms).sum::<f64>() / times.len() as f64;
             let median = at(times.len() / 2);
+            count(title, name, median);
             let (first_median, first_mean) = *first.get_or_insert((median, mean));
             println!(
                 "{name:<10} {:>10.1} {median:>10.1} {mean:>10.1} {:>10.1} {:>8.2} {:>8.2}",
@@ -39,6 +45,16 @@ impl Times {
             );
         }
     }
+}
+
+/// Adds a number to what `cargo measure --icount` keeps and compares: with its clock, a millisecond
+/// is a million instructions.
+fn count(what: &str, who: &str, millions: f64) {
+    // How often it was done does not matter there.
+    let what = what.split(", ").next().unwrap_or(what);
+    let counts = OpenOptions::new().append(true).open(COUNTS);
+    let mut counts = counts.expect("it was made for this run");
+    writeln!(counts, "{what}\t{who}\t{millions}").expect("the folder is shared to write");
 }
 
 /// How long something takes.
