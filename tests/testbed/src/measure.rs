@@ -17,6 +17,9 @@ use crate::verify::cargo;
 
 /// The file in the shared folder to which the benchmarks add what they have counted.
 const COUNTS: &str = "counts.tsv";
+/// The picture of a start, where the benchmark leaves it and where it is kept.
+const CHART_DRAWN: &str = "target/testbed/measure/boot-chart.svg";
+const CHART: &str = "docs/boot-chart.svg";
 /// MiB of the machine that holds fifty pods.
 const MEMORY_FOR_PODS: &str = "10240";
 
@@ -35,6 +38,9 @@ pub(crate) struct MeasureArguments {
     /// Compare the counts with those that a revision of this repository has kept.
     #[arg(long, value_name = "REV", requires = "icount", conflicts_with = "pods")]
     against: Option<String>,
+    /// Put a picture of one start, which is part of "idle", into docs/boot-chart.svg.
+    #[arg(long, conflicts_with_all = ["pods", "vmm"])]
+    chart: bool,
     /// Pods through CRI: one after the other, many at once, and the memory of idle ones.
     #[arg(long)]
     pods: bool,
@@ -116,6 +122,12 @@ pub(crate) fn run(workspace: &Path, arguments: &MeasureArguments) -> Result<Exit
     }
     let code = passed_on(testbed)?;
     if code == ExitCode::SUCCESS {
+        if arguments.chart {
+            let (drawn, kept) = (workspace.join(CHART_DRAWN), workspace.join(CHART));
+            fs::copy(&drawn, &kept).with_context(|| {
+                format!("cannot copy {} to {}", drawn.display(), kept.display())
+            })?;
+        }
         if let Some(revision) = &arguments.against {
             record::compare(workspace, &counts, revision)?;
         }

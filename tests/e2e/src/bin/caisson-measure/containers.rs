@@ -4,6 +4,7 @@ use std::fs;
 
 use caisson_e2e::{BUSYBOX, Container};
 
+use crate::chart;
 use crate::contender::Contender;
 use crate::liveness;
 use crate::memory::Usage;
@@ -65,7 +66,11 @@ fn idle() {
     let _ = container.exec(&["true"]).finish().ok();
     let notes = fs::read_to_string("/run/caisson/default/measured/phases");
     println!("\nphases of one start (ms since the shim's start)");
-    print!("{}", notes.expect("the shim notes its phases"));
+    let notes = notes.expect("the shim notes its phases");
+    print!("{notes}");
+    let title = format!("Caisson: {BUSYBOX}, from the shim's start to the first output");
+    let drawn = fs::write(chart::FILE, chart::svg(&title, &notes));
+    drawn.expect("the folder is shared to write");
     println!("\nmemory of one idle container, proportional set size");
     Usage::since(&before).print(1);
     liveness::measure(&container);

@@ -10,6 +10,7 @@
     reason = "a benchmark that cannot go on has failed"
 )]
 
+mod chart;
 mod containers;
 mod contender;
 mod liveness;
