@@ -13,6 +13,9 @@ use rustix::net::Shutdown;
 
 use crate::wait::PATIENCE;
 
+/// More connections than a test lets wait; a guest that floods its host has no more than this.
+const MOST_CONNECTIONS: usize = 256;
+
 /// The channel, and a thread that reads from it.
 #[derive(Debug)]
 pub(crate) struct Control {
@@ -174,6 +177,10 @@ impl Messages {
         match (event, <[OwnedFd; 1]>::try_from(files)) {
             (Event::GuestConnected { port }, Ok([socket])) => {
                 self.connections.push((port, socket.into()));
+                if self.connections.len() > MOST_CONNECTIONS {
+                    // Nobody has asked for the oldest.
+                    self.connections.remove(0);
+                }
             }
             (Event::GuestConnected { port }, Err(files)) => {
                 self.end = Some(format!(

@@ -243,6 +243,15 @@ impl TestMachine {
         }
     }
 
+    /// The machine's counters, unless it has ended.
+    #[must_use]
+    pub fn metrics_while_it_runs(&self) -> Option<Metrics> {
+        match self.control.ask(Request::Metrics, &[]) {
+            Ok(Reply::Metrics(metrics)) => Some(metrics),
+            _ => None,
+        }
+    }
+
     /// The events so far that nobody has waited for.
     #[must_use]
     pub fn events(&self) -> Vec<Event> {
@@ -281,6 +290,30 @@ impl TestMachine {
         let reply = self.request(Request::Stop, &[]);
         assert_eq!(reply, Reply::Stopped);
         self.exit()
+    }
+
+    /// Ends the machine as the shim does, if it has not ended by itself meanwhile.
+    ///
+    /// # Panics
+    /// Panics when it does not end.
+    #[must_use]
+    #[track_caller]
+    pub fn end(&self) -> Exit {
+        // No answer is one, too: the event says what happened.
+        let _ = self.control.ask(Request::Stop, &[]);
+        self.exit()
+    }
+
+    /// Waits until the file server in this place of [`TestMachine::file_servers`] ends by itself,
+    /// which is then not asked for its status at the machine's end.
+    ///
+    /// # Panics
+    /// Panics when it does not end.
+    #[track_caller]
+    pub fn file_server_ends(&self, place: usize) -> std::process::ExitStatus {
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = process::wait(&mut servers.remove(place));
+        status.unwrap_or_else(|error| panic!("caisson-fs: {error}"))
     }
 
     /// The VMM's process.

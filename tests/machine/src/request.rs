@@ -7,6 +7,8 @@ use std::io::{self, ErrorKind, Read};
 
 use serde::{Deserialize, Serialize};
 
+use crate::step::Step;
+
 /// Port on which the test guest listens.
 pub const SERVICE_PORT: u32 = 5000;
 /// Port of the host to which the test guest connects when it listens.
@@ -111,6 +113,17 @@ pub enum Request {
         /// How many bytes to send; nothing to receive.
         send: Option<u64>,
     },
+    /// Answered by the guest physical address, as JSON, of [`crate::ARENA_BYTES`] in one piece that
+    /// are there for [`Step`]s to build queues in.
+    Arena,
+    /// Do these things. Answered by what they read, as JSON.
+    Play {
+        /// What to do.
+        steps: Vec<Step>,
+    },
+    /// What the last [`Request::Play`] answered, or would have answered: it may have taken the
+    /// connection away over which the answer goes.
+    Played,
     /// Write everything back and reset the machine.
     Restart,
     /// End PID 1, over which the kernel panics.

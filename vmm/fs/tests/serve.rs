@@ -1,6 +1,8 @@
 //! The file server as a process, driven by raw FUSE requests over a real queue.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "serve/forged.rs"]
+mod forged;
 mod guest;
 
 use std::fs;

@@ -167,7 +167,9 @@ impl Control {
             self.agent_reported = true;
             self.phase(Phase::AgentStarted, at)?;
         }
-        while let Some(happening) = self.receiver.next() {
+        // What comes meanwhile waits for the next turn: a guest that connects as fast as we pass it
+        // on must not keep us from the shim's requests.
+        for happening in self.receiver.take() {
             match happening {
                 Happening::GuestConnected { port, stream } => {
                     let event = FromVmm::Event(Event::GuestConnected { port });

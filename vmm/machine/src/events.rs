@@ -193,9 +193,9 @@ impl EventReceiver {
         self.0.agent_started.get().copied()
     }
 
-    /// The next happening in the queue.
-    pub(crate) fn next(&self) -> Option<Happening> {
-        self.0.queue().pop_front()
+    /// What is in the queue, which is empty afterwards.
+    pub(crate) fn take(&self) -> VecDeque<Happening> {
+        std::mem::take(&mut *self.0.queue())
     }
 }
 

@@ -33,11 +33,9 @@ fn a_flood_of_faults_ends_and_blocks_nobody() {
     let mut seen = 0;
     for _ in 0..10 * MAX_FAULT_REPORTS {
         sender.device_fault("rng", "again".to_owned());
-        while receiver.next().is_some() {
-            seen += 1;
-        }
+        seen += receiver.take().len();
     }
-    assert_eq!(seen, MAX_FAULT_REPORTS);
+    assert_eq!(seen, MAX_FAULT_REPORTS as usize);
 }
 
 #[test]
@@ -55,15 +53,33 @@ fn a_full_queue_closes_connections_but_loses_no_answer_and_no_exit() {
 
     let closed = guests.pop().unwrap().read(&mut [0]).unwrap();
     assert_eq!(closed, 0, "the connection that found the queue full");
-    let waiting: Vec<Happening> = std::iter::from_fn(|| receiver.next()).collect();
+    let waiting = receiver.take();
     assert_eq!(waiting.len(), QUEUE_LENGTH + 1);
     assert!(matches!(
-        waiting.last(),
+        waiting.back(),
         Some(Happening::ConnectFinished {
             id: 7,
             accepted: true
         })
     ));
+}
+
+#[test]
+fn what_comes_while_the_queue_is_looked_at_waits_for_the_next_turn() {
+    let (sender, receiver) = channel().unwrap();
+    let connect = |port| sender.guest_connected(port, UnixStream::pair().unwrap().0);
+    connect(0);
+    receiver.acknowledge();
+    let mut turns = 0;
+    // A guest that connects again for each connection that is passed on.
+    for happening in receiver.take() {
+        connect(1);
+        drop(happening);
+        turns += 1;
+    }
+    assert_eq!(turns, 1);
+    assert!(rustix::io::read(&receiver, &mut [0; 8]).is_ok(), "woken");
+    assert_eq!(receiver.take().len(), 1);
 }
 
 #[test]
@@ -80,7 +96,9 @@ fn memory_pressure_is_told_once_a_second_at_most() {
     ] {
         sender.memory_pressure_at(now, balloon_mib);
     }
-    let told: Vec<u32> = std::iter::from_fn(|| receiver.next())
+    let told: Vec<u32> = receiver
+        .take()
+        .into_iter()
         .map(|happening| match happening {
             Happening::MemoryPressure { balloon_mib } => balloon_mib,
             other => panic!("{other:?}"),

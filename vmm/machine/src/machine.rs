@@ -315,7 +315,7 @@ impl Machine {
             .bus
             .pci()
             .devices()
-            .map(|(slot, kind)| {
+            .map(|(slot, kind, refusals)| {
                 let (counters, faults) =
                     started.get(&usize::from(slot)).copied().unwrap_or_default();
                 DeviceStatistics {
@@ -326,7 +326,7 @@ impl Machine {
                     bytes_to_guest: counters.bytes_to_guest,
                     throttled: counters.throttled,
                     dropped: counters.dropped,
-                    faults,
+                    faults: faults.saturating_add(refusals),
                 }
             })
             .collect();

@@ -29,6 +29,10 @@ pub(crate) trait Function: Send {
     fn device(&self) -> Option<DeviceKind> {
         None
     }
+    /// How often that device was set up so that it could not run.
+    fn refusals(&self) -> u64 {
+        0
+    }
     /// Whatever the function runs stops where it is. No accesses come until [`Function::resume`].
     fn pause(&mut self) {}
     /// Whatever the function runs goes on.

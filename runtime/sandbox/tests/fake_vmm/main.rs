@@ -12,6 +12,7 @@
 )]
 
 mod agent;
+mod liar;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -166,6 +167,11 @@ impl Vmm {
         self.setting("fake") == Some(fault)
     }
 
+    /// How the agent lies, if it does.
+    fn lie(&self) -> Option<&str> {
+        self.setting("fake")?.strip_prefix("agent-")
+    }
+
     /// What stands on the command line as `key=…`.
     fn setting(&self, key: &str) -> Option<&str> {
         let mut words = self.boot.cmdline.split(' ');
@@ -293,6 +299,10 @@ impl Vmm {
             let mut files = files.into_iter();
             match message.request {
                 Request::ConnectGuest { port: AGENT_PORT } if self.has_fault("drops-its-agent") => {
+                    self.reply(message.id, Reply::Connected);
+                }
+                Request::ConnectGuest { port: AGENT_PORT } if self.lie().is_some() => {
+                    liar::serve(files.next().unwrap(), self.lie().unwrap());
                     self.reply(message.id, Reply::Connected);
                 }
                 Request::ConnectGuest { port: AGENT_PORT } => {

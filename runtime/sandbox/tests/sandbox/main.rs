@@ -14,6 +14,7 @@ mod changes;
 mod containers;
 mod disks;
 mod end;
+mod lies;
 mod loop_device;
 mod network;
 mod pod;

@@ -14,6 +14,7 @@
 
 mod disk;
 mod end;
+mod hostile;
 mod hotplug;
 mod memory;
 mod metrics;

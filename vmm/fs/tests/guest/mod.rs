@@ -298,8 +298,8 @@ impl Guest {
         assert_eq!(written, Some(0));
     }
 
-    /// Sends a request; gives the length of the reply.
-    fn send(&mut self, opcode: u32, node: u64, body: &[u8]) -> Option<u32> {
+    /// Sends a request; gives the length of the reply, `None` when the server ends instead.
+    pub fn send(&mut self, opcode: u32, node: u64, body: &[u8]) -> Option<u32> {
         self.unique += 1;
         let mut request = Vec::new();
         request.extend((40 + body.len() as u32).to_le_bytes());
@@ -310,7 +310,12 @@ impl Guest {
         request.extend(self.user.to_le_bytes());
         request.extend([0; 8]);
         request.extend(body);
-        self.write(REQUEST, &request);
+        self.send_bytes(&request)
+    }
+
+    /// Sends whatever this is; gives the length of the reply, `None` when the server ends instead.
+    pub fn send_bytes(&mut self, request: &[u8]) -> Option<u32> {
+        self.write(REQUEST, request);
         self.exchange(request.len() as u32)
     }
 

@@ -368,7 +368,7 @@ impl Machine {
             None | Some(ExitReason::Panic) => {}
             Some(reason) => panic!("{reason:?}"),
         }
-        while self.receiver.next().is_some() {}
+        drop(self.receiver.take());
     }
 
     fn set_status(&mut self, slot: u8, status: u8) {

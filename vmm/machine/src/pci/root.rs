@@ -77,11 +77,12 @@ impl PciRoot {
         self.slots.get_mut(usize::from(slot))?.take()
     }
 
-    /// The virtio devices and their slots, in ascending order.
-    pub(crate) fn devices(&self) -> impl Iterator<Item = (u8, DeviceKind)> {
+    /// The slots of the virtio devices in ascending order, what they are, and how often each was
+    /// set up so that it could not run.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = (u8, DeviceKind, u64)> {
         (0..).zip(&self.slots).filter_map(|(slot, function)| {
-            let kind = function.as_ref()?.device()?;
-            Some((slot, kind))
+            let function = function.as_ref()?;
+            Some((slot, function.device()?, function.refusals()))
         })
     }
 

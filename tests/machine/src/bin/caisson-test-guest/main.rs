@@ -6,6 +6,7 @@
 
 mod dialer;
 mod disk_timer;
+mod driver;
 mod interface;
 mod program;
 mod root;

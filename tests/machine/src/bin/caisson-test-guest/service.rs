@@ -7,7 +7,7 @@ use caisson_machine_tests::{Comparison, Frame, Pattern, Request};
 use rustix::net::Shutdown;
 use rustix::system::{RebootCommand, reboot};
 
-use crate::{dialer, disk_timer, interface, program, stream};
+use crate::{dialer, disk_timer, driver, interface, program, stream};
 
 /// Reads the request and does what it says.
 pub(crate) fn serve(mut connection: &File) {
@@ -64,6 +64,9 @@ pub(crate) fn serve(mut connection: &File) {
             let result = stream::run(&address, send);
             answer(connection, result.map(|()| Vec::new()));
         }
+        Request::Arena => answer(connection, driver::arena()),
+        Request::Play { steps } => answer(connection, driver::play(&steps)),
+        Request::Played => answer(connection, driver::played()),
         Request::Restart => {
             rustix::fs::sync();
             let result = reboot(RebootCommand::Restart).map_err(io::Error::from);

@@ -197,6 +197,10 @@ impl Function for VirtioFunction {
         Some(self.transport.kind())
     }
 
+    fn refusals(&self) -> u64 {
+        self.transport.refusals()
+    }
+
     fn pause(&mut self) {
         self.transport.pause();
     }

@@ -49,6 +49,8 @@ pub(super) struct Life {
     place: usize,
     kind: DeviceKind,
     flags: Arc<DeviceFlags>,
+    /// How often its driver set it up so that it could not run.
+    refusals: u64,
     stage: Stage,
 }
 
@@ -95,6 +97,7 @@ impl Life {
             place,
             kind: device.kind(),
             flags: Arc::new(DeviceFlags::default()),
+            refusals: 0,
             stage: Stage::setup(device),
         }
     }
@@ -102,6 +105,11 @@ impl Life {
     /// Kind of the device.
     pub(super) fn kind(&self) -> DeviceKind {
         self.kind
+    }
+
+    /// How often its driver set it up so that it could not run, which its runner never hears of.
+    pub(super) fn refusals(&self) -> u64 {
+        self.refusals
     }
 
     /// The registers that change while the device runs.
@@ -328,6 +336,7 @@ impl Life {
         chosen: Chosen,
         msix: &Msix,
     ) {
+        self.refusals = self.refusals.saturating_add(1);
         let events = &self.environment.events;
         events.device_fault(self.kind.name(), fault.to_string());
         self.stage = Stage::Broken { device, queues };

@@ -83,6 +83,11 @@ impl Transport {
         self.life.kind()
     }
 
+    /// How often the driver set the device up so that it could not run.
+    pub(super) fn refusals(&self) -> u64 {
+        self.life.refusals()
+    }
+
     /// Number of queues.
     pub(super) fn queue_count(&self) -> usize {
         self.life.queue_count()

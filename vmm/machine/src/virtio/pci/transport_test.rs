@@ -256,7 +256,7 @@ impl Driver {
     }
 
     fn fault(&self) -> Option<String> {
-        match self.events.next()? {
+        match self.events.take().pop_front()? {
             Happening::DeviceFault { message, .. } => Some(message),
             other => panic!("{other:?}"),
         }
@@ -467,12 +467,14 @@ fn queues_that_cannot_be_break_the_device_until_it_is_reset() {
                 .is_some_and(|fault| fault.contains("queue 0"))
         );
         assert_eq!(driver.transport.take_isr(), 2, "{what}");
+        assert_eq!(driver.transport.refusals(), 1, "{what}");
 
         driver.set_status(0);
         assert_eq!(driver.status(), 0, "{what}");
         driver.activate();
         assert!(driver.running(), "{what}");
         assert_eq!(driver.status() & NEEDS_RESET, 0, "{what}");
+        assert_eq!(driver.transport.refusals(), 1, "{what}");
     }
 }
 
