@@ -76,7 +76,7 @@ fn everything_is_used() {
         use_disk(&machine, name);
     }
     machine.shell("mkdir /run/share; mount -t virtiofs share /run/share");
-    machine.run(&["python3", "-c", FILES, "/run/share"]).ok();
+    let _ = machine.run(&["python3", "-c", FILES, "/run/share"]).ok();
     machine.shell("umount /run/share");
     machine.shell(
         "ip addr add 192.168.128.2/24 dev eth0; ip link set eth0 up; \
