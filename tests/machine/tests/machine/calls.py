@@ -81,7 +81,8 @@ acl = bytes.fromhex("02000000 01000700ffffffff 04000700ffffffff 20000700ffffffff
 attempt(os.setxattr, "directory", "system.posix_acl_default", acl)
 
 # Somebody else, whose writing takes away what the owner's file may do.
-os.chmod(".", 0o777)
+os.chown(".", 0, 2000)
+os.chmod(".", 0o2777)
 os.chmod("file", 0o6777)
 os.umask(0o27)
 os.setgroups([2000])
