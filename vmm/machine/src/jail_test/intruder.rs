@@ -261,9 +261,9 @@ fn without_a_filter_he_finds_nothing_either() {
 }
 
 /// One operation of a ring, to its end.
-fn ring_does(ring: &mut IoUring, entry: squeue::Entry) -> i32 {
+fn ring_does(ring: &mut IoUring, entry: &squeue::Entry) -> i32 {
     // SAFETY: what it points to lives for good, or until the operation has ended, which is below.
-    unsafe { ring.submission().push(&entry) }.unwrap();
+    unsafe { ring.submission().push(entry) }.unwrap();
     ring.submit_and_wait(1).unwrap();
     ring.completion().next().unwrap().result()
 }
@@ -299,7 +299,7 @@ fn a_ring_gets_him_past_the_filter_and_to_nothing() {
             compare(
                 &format!("open {path:?}"),
                 expected,
-                ring_does(&mut ring, open.build()),
+                ring_does(&mut ring, &open.build()),
             );
             let how = OpenHow::new().flags(flags as u64);
             let how = if flags & (libc::O_CREAT | libc::O_TMPFILE) == 0 {
@@ -311,26 +311,26 @@ fn a_ring_gets_him_past_the_filter_and_to_nothing() {
             compare(
                 &format!("open2 {path:?}"),
                 expected,
-                ring_does(&mut ring, open.build()),
+                ring_does(&mut ring, &open.build()),
             );
         }
         let name = c"/new".as_ptr();
         let make = opcode::MkDirAt::new(here, name).build();
-        compare("make a directory", libc::EROFS, ring_does(&mut ring, make));
+        compare("make a directory", libc::EROFS, ring_does(&mut ring, &make));
         let make = opcode::SymlinkAt::new(here, name, name).build();
-        compare("make a link", libc::EROFS, ring_does(&mut ring, make));
+        compare("make a link", libc::EROFS, ring_does(&mut ring, &make));
         let remove = opcode::UnlinkAt::new(here, name).build();
-        compare("remove", libc::EROFS, ring_does(&mut ring, remove));
+        compare("remove", libc::EROFS, ring_does(&mut ring, &remove));
 
         // Since Linux 5.19; before, a ring makes no sockets.
         let socket = |family, kind| opcode::Socket::new(family, kind, protocol(kind)).build();
-        let first = ring_does(&mut ring, socket(libc::AF_INET, libc::SOCK_STREAM));
+        let first = ring_does(&mut ring, &socket(libc::AF_INET, libc::SOCK_STREAM));
         if first == -libc::EINVAL {
             return wrong;
         }
-        let raw = ring_does(&mut ring, socket(libc::AF_INET, libc::SOCK_RAW));
+        let raw = ring_does(&mut ring, &socket(libc::AF_INET, libc::SOCK_RAW));
         compare("a raw socket", libc::EPERM, raw);
-        let raw = ring_does(&mut ring, socket(libc::AF_PACKET, libc::SOCK_RAW));
+        let raw = ring_does(&mut ring, &socket(libc::AF_PACKET, libc::SOCK_RAW));
         compare("a socket for packets", libc::EPERM, raw);
         let inet = (libc::AF_INET as u16).to_ne_bytes();
         for host in [[127, 0, 0, 1], [169, 254, 169, 254]] {
@@ -342,10 +342,10 @@ fn a_ring_gets_him_past_the_filter_and_to_nothing() {
             compare(
                 &format!("connect to {host:?}"),
                 libc::ENETUNREACH,
-                ring_does(&mut ring, to),
+                ring_does(&mut ring, &to),
             );
         }
-        let local = ring_does(&mut ring, socket(libc::AF_UNIX, libc::SOCK_STREAM));
+        let local = ring_does(&mut ring, &socket(libc::AF_UNIX, libc::SOCK_STREAM));
         let family = (libc::AF_UNIX as u16).to_ne_bytes();
         for (name, expected) in [
             (&b"/run/containerd/containerd.sock"[..], libc::ENOENT),
@@ -357,7 +357,7 @@ fn a_ring_gets_him_past_the_filter_and_to_nothing() {
             compare(
                 &format!("connect to {name:?}"),
                 expected,
-                ring_does(&mut ring, to),
+                ring_does(&mut ring, &to),
             );
         }
         wrong
