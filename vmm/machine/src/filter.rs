@@ -52,17 +52,15 @@ impl Allowance {
     #[must_use]
     pub fn all() -> [Self; 3] {
         [
-            ("caisson-vmm", Kind::Building),
-            ("io", Kind::Io),
-            ("vcpu", Kind::Vcpu),
+            // Without what it may only because others inherit from it.
+            ("caisson-vmm", building(changing(every()))),
+            ("io", io(every())),
+            ("vcpu", vcpu(every())),
         ]
-        .map(|(thread, kind)| {
-            let filter = filter(kind);
-            Self {
-                thread,
-                calls: filter.allowed().collect(),
-                requests: filter.allowed_values(libc::SYS_ioctl, 1).collect(),
-            }
+        .map(|(thread, filter)| Self {
+            thread,
+            calls: filter.allowed().collect(),
+            requests: filter.allowed_values(libc::SYS_ioctl, 1).collect(),
         })
     }
 }
@@ -115,7 +113,6 @@ const DEVICES: &[i64] = &[
 
 /// Starting threads, making devices of open files, and the end.
 const CHANGING: &[i64] = &[
-    libc::SYS_dup,
     libc::SYS_exit_group,
     libc::SYS_lseek,
     libc::SYS_rseq,
@@ -206,6 +203,15 @@ fn is_enforced() -> bool {
 }
 
 fn filter(kind: Kind) -> Filter {
+    match kind {
+        Kind::Vcpu => vcpu(every()),
+        Kind::Io => io(every()),
+        Kind::Control => changing(vcpu(every())),
+        Kind::Building => building(changing(io(vcpu(every())))),
+    }
+}
+
+fn every() -> Filter {
     let own = rustix::process::getpid().as_raw_nonzero().get();
     let filter = Filter::new(Action::Kill)
         .allow(EVERY)
@@ -217,21 +223,11 @@ fn filter(kind: Kind) -> Filter {
         .fail(libc::SYS_mprotect, NO_MEMORY)
         // A kick for a vCPU, and a signal to oneself by which a process aborts.
         .allow_values(libc::SYS_tgkill, 0, &[own.unsigned_abs()]);
-    let filter = if cfg!(debug_assertions) {
+    if cfg!(debug_assertions) {
         // A debug build asks of each descriptor that it closes whether it is open.
         filter.allow_values(libc::SYS_fcntl, 1, &[libc::F_GETFD.unsigned_abs()])
     } else {
         filter
-    };
-    match kind {
-        Kind::Vcpu => vcpu(filter),
-        Kind::Io => io(filter),
-        Kind::Control => changing(vcpu(filter)),
-        Kind::Building => changing(io(vcpu(filter))).allow(BUILDING).allow_values(
-            libc::SYS_ioctl,
-            1,
-            BUILDING_REQUESTS,
-        ),
     }
 }
 
@@ -261,6 +257,12 @@ fn changing(filter: Filter) -> Filter {
         .allow_if(libc::SYS_mprotect, &[Condition::without(2, EXECUTABLE)])
         .allow_values(libc::SYS_prctl, 0, &[libc::PR_SET_NAME.unsigned_abs()])
         .allow_values(libc::SYS_seccomp, 0, &[libc::SECCOMP_SET_MODE_FILTER])
+}
+
+fn building(filter: Filter) -> Filter {
+    filter
+        .allow(BUILDING)
+        .allow_values(libc::SYS_ioctl, 1, BUILDING_REQUESTS)
 }
 
 #[cfg(test)]
