@@ -61,3 +61,24 @@ fn a_line_that_sets_nothing_is_refused() {
     let error = merge(&[("a.config", "# Why.\nPVH=y\n")]).unwrap_err();
     assert!(matches!(error, FragmentError::Line { .. }), "{error}");
 }
+
+#[test]
+fn our_fragments_leave_out_by_what_a_kernel_is_changed_from_within() {
+    let config = ours().config;
+    for name in [
+        "CONFIG_MODULES",
+        "CONFIG_KEXEC",
+        "CONFIG_DEVMEM",
+        "CONFIG_DEVPORT",
+        "CONFIG_LEGACY_TIOCSTI",
+    ] {
+        let off = config.iter().any(|option| option == (name, None));
+        assert!(off, "{name}");
+    }
+    for name in [
+        "CONFIG_SECURITY_DMESG_RESTRICT",
+        "CONFIG_BPF_UNPRIV_DEFAULT_OFF",
+    ] {
+        assert!(config.is_built_in(name), "{name}");
+    }
+}

@@ -18,6 +18,9 @@
 //! first_id = 2100000000     # the user and group of a pod's VMM is one of those from here on
 //! ids = 65536               # how many there are, and so how many pods at the same time
 //!
+//! [containers]
+//! default_filter = true     # a short system call filter for containers that come without one
+//!
 //! [debug]
 //! console_dir = "/var/log/caisson"   # keep the guests' consoles here; not set by default
 //! ```
@@ -86,6 +89,8 @@ pub struct Config {
     pub kernel_parameters: String,
     /// Who VMMs run as.
     pub ids: Ids,
+    /// Whether containers that come without a filter for system calls get a short one.
+    pub default_filter: bool,
     /// Directory that keeps a file with the console of each guest.
     pub console_dir: Option<PathBuf>,
 }
@@ -109,6 +114,7 @@ impl Default for Config {
                 first: 2_100_000_000,
                 count: 65_536,
             },
+            default_filter: true,
             console_dir: None,
         }
     }
@@ -155,6 +161,7 @@ struct File {
     pod_process: Option<Spanned<PathBuf>>,
     vm: Vm,
     jail: Jail,
+    containers: Containers,
     debug: Debug,
 }
 
@@ -173,6 +180,12 @@ struct Vm {
 struct Jail {
     first_id: Option<Spanned<i64>>,
     ids: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Containers {
+    default_filter: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -238,6 +251,10 @@ impl Config {
                 first: text.number(parsed.jail.first_id, MIN_ID, MAX_ID, default.ids.first)?,
                 count: text.number(parsed.jail.ids, 1, MAX_IDS, default.ids.count)?,
             },
+            default_filter: parsed
+                .containers
+                .default_filter
+                .unwrap_or(default.default_filter),
             console_dir: parsed
                 .debug
                 .console_dir

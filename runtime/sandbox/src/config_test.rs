@@ -20,6 +20,7 @@ fn every_key_is_taken() {
          pod_process = '/p'\n\
          [vm]\nvcpus = 4\nmemory_mib = 512\nmax_vcpus = 8\nmax_memory_mib = 4096\nkernel_parameters = 'a=1 b'\n\
          [jail]\nfirst_id = 70000\nids = 1000\n\
+         [containers]\ndefault_filter = false\n\
          [debug]\nconsole_dir = '/var/log/caisson'\n",
     )
     .unwrap();
@@ -40,6 +41,7 @@ fn every_key_is_taken() {
                 first: 70_000,
                 count: 1000,
             },
+            default_filter: false,
             console_dir: Some("/var/log/caisson".into()),
         }
     );
@@ -65,6 +67,11 @@ fn what_is_wrong_is_told_with_file_line_and_key() {
             &["first_id", "0", "1000 to 4000000000"],
         ),
         ("[jail]\nids = 0\n", 2, &["`ids`", "0", "1 to 16777216"]),
+        (
+            "[containers]\ndefault_filter = 1\n",
+            2,
+            &["default_filter", "boolean"],
+        ),
         ("[vm]\nvcpus = 0\n", 2, &["vcpus", "0", "1 to 32"]),
         ("[vm]\nvcpus = 33\n", 2, &["33", "1 to 32"]),
         ("[vm]\nvcpus = 257\n", 2, &["257", "1 to 32"]),

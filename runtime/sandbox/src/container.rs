@@ -44,6 +44,9 @@ impl Sandbox {
             &request.place,
             request.terminal,
         )?;
+        if self.default_filter {
+            guest.add_default_filter();
+        }
         let process_namespace_of = guest.process_namespace_of.take();
 
         let state = self.state_dir().await?;

@@ -38,6 +38,8 @@ pub struct Sandbox {
     /// The pod is the machine's, not one of its containers'.
     pub(crate) holds_pod: AtomicBool,
     pub(crate) updates: Arc<Updates>,
+    /// Whether containers without a filter for system calls get one.
+    pub(crate) default_filter: bool,
     kernel: String,
     phases: Arc<Phases>,
     pod_process: PodProcess,
@@ -156,6 +158,7 @@ impl Sandbox {
             next_stream: AtomicU64::new(1),
             started_at,
             updates: Arc::default(),
+            default_filter: config.default_filter,
             growth: Growth::new(options.size, options.most),
             holds_pod: AtomicBool::new(false),
             kernel: guest_text::line(&hello.kernel),

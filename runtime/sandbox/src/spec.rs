@@ -6,6 +6,8 @@
 //! only startContainer's are for the guest; the others are programs of the host, for whoever asked
 //! for the container to run there.
 
+mod default_filter;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -112,6 +114,11 @@ impl GuestSpec {
             }
         }
         self.spec.set_mounts(Some(mounts));
+    }
+
+    /// Gives the container the default filter for system calls, if it comes without one.
+    pub(crate) fn add_default_filter(&mut self) {
+        default_filter::add(&mut self.spec);
     }
 
     /// The configuration for the agent. `disks` has the number of each disk on the host and in the

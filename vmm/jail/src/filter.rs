@@ -117,11 +117,27 @@ impl Filter {
         })
     }
 
-    /// How many calls are let pass, all or some of them.
-    #[must_use]
-    pub fn allowed(&self) -> usize {
-        let refused = |verdict: &&Verdict| matches!(verdict, Verdict::Always(Action::Fail(_)));
-        self.calls.len() - self.calls.values().filter(refused).count()
+    /// The numbers of the calls that are let pass, all or some of them.
+    pub fn allowed(&self) -> impl Iterator<Item = u32> {
+        let passes = |verdict: &Verdict| !matches!(verdict, Verdict::Always(Action::Fail(_)));
+        let passing = self
+            .calls
+            .iter()
+            .filter(move |(_, verdict)| passes(verdict));
+        passing.map(|(number, _)| *number)
+    }
+
+    /// The values of argument `argument` with which `call` is let pass.
+    pub fn allowed_values(&self, call: i64, argument: u8) -> impl Iterator<Item = u32> {
+        let rules = match self.calls.get(&number(call)) {
+            Some(Verdict::If(rules)) => rules.as_slice(),
+            _ => &[],
+        };
+        let of_argument = move |condition: &&Condition| {
+            (condition.argument, condition.mask) == (argument, u32::MAX)
+        };
+        let conditions = rules.iter().flatten().filter(of_argument);
+        conditions.map(|condition| condition.value)
     }
 
     fn put(&mut self, call: i64, verdict: Verdict) {

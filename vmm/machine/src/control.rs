@@ -11,6 +11,7 @@ use caisson_control::{
 use rustix::event::{PollFd, PollFlags};
 
 use crate::events::{self, EventReceiver, EventSender, Happening};
+use crate::filter;
 use crate::machine::{BootError, Machine};
 
 /// Why the VMM ended without having been told to.
@@ -158,7 +159,9 @@ impl Control {
             id,
             reply: Reply::Booted { slots },
         })?;
-        self.phase(Phase::VcpuEntered, entered)
+        self.phase(Phase::VcpuEntered, entered)?;
+        // While the guest boots; nothing waits for it.
+        Ok(filter::enter(filter::Kind::Control)?)
     }
 
     /// Passes on what other threads told.

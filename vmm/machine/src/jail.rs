@@ -43,7 +43,14 @@ pub enum JailError {
 /// # Errors
 /// See [`JailError`].
 pub(crate) fn enter(identity: File) -> Result<File, JailError> {
-    let id = number(&identity)?;
+    leave_everything(&identity)?;
+    filter::enforce().map_err(JailError::Filter)?;
+    Ok(identity)
+}
+
+/// All of it but the filter.
+fn leave_everything(identity: &File) -> Result<(), JailError> {
+    let id = number(identity)?;
     caisson_jail::close_from(IDENTITY_FD.unsigned_abs() + 1)?;
     caisson_jail::set_limits(&[
         (Resource::Nofile, DESCRIPTORS),
@@ -59,8 +66,7 @@ pub(crate) fn enter(identity: File) -> Result<File, JailError> {
     // Whether the shim ended before this shows at the control channel.
     caisson_jail::die_with_parent()?;
     one_arena();
-    filter::enforce().map_err(JailError::Filter)?;
-    Ok(identity)
+    Ok(())
 }
 
 fn number(identity: &File) -> Result<u32, JailError> {

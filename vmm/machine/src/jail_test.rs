@@ -3,6 +3,9 @@ use std::io::Write;
 
 use super::{JailError, number};
 
+#[path = "jail_test/intruder.rs"]
+mod intruder;
+
 fn file(text: &str) -> File {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(text.as_bytes()).unwrap();

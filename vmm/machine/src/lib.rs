@@ -35,6 +35,7 @@ mod virtio;
 mod vm;
 
 pub use control::ControlError;
+pub use filter::Allowance;
 pub use jail::JailError;
 
 use std::fs::File;

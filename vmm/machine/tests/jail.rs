@@ -20,7 +20,7 @@ use std::process::{Child, Command, Stdio};
 
 use caisson_control::{
     BootConfig, Channel, DeviceConfig, DiskConfig, Event, ExitReason, FileRole, FromVmm, Limits,
-    Phase, Reply, Request, ToVmm, VERSION,
+    Phase, Rate, Reply, Request, ToVmm, VERSION,
 };
 
 /// A user that is nobody here.
@@ -245,15 +245,19 @@ fn machine(program: &[u8]) -> Option<(Request, Vec<OwnedFd>)> {
             FileRole::Initrd,
             FileRole::Console,
         ],
-        devices: vec![DeviceConfig::Disk(DiskConfig {
-            id: "disk".into(),
-            read_only: false,
-            direct: false,
-            queues: 1,
-            limits: Limits::default(),
-        })],
+        devices: vec![disk("disk", Limits::default())],
     };
     Some((Request::Boot(config), files))
+}
+
+fn disk(id: &str, limits: Limits) -> DeviceConfig {
+    DeviceConfig::Disk(DiskConfig {
+        id: id.into(),
+        read_only: false,
+        direct: false,
+        queues: 1,
+        limits,
+    })
 }
 
 /// Whether the answer says that this KVM makes no machines at all.
@@ -315,6 +319,33 @@ fn a_machine_is_built_changed_and_ended_in_there() {
             "{answer:?}"
         );
     }
+    let limits = Limits {
+        bytes: Some(Rate {
+            per_second: 1000,
+            burst: 1000,
+        }),
+        operations: None,
+    };
+    let late = Request::Plug(disk("late", limits));
+    vmm.ask(late, &[file(&[0; 4096])]);
+    let FromVmm::Reply {
+        reply: Reply::Plugged { slot },
+        ..
+    } = vmm.answer()
+    else {
+        panic!("it is not plugged");
+    };
+    vmm.ask(Request::Unplug { slot }, &[]);
+    assert!(matches!(
+        vmm.answer(),
+        FromVmm::Reply {
+            reply: Reply::Done,
+            ..
+        }
+    ));
+    // The filter under which the machine was built, and the one from then on.
+    let status = vmm.read("status");
+    assert_eq!(line(&status, "Seccomp_filters:"), ["2"]);
     vmm.ask(Request::Metrics, &[]);
     assert!(matches!(
         vmm.answer(),

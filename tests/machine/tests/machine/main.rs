@@ -12,6 +12,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod calls;
 mod disk;
 mod end;
 mod hostile;

@@ -83,18 +83,22 @@ pub(super) const IO_REQUESTS: &[u32] = &[
     SET_USER_MEMORY_REGION,
 ];
 
-/// Those of the control thread beyond the others.
-pub(super) const CONTROL_REQUESTS: &[u32] = &[
+/// Those of the first thread before the guest runs, beyond all others.
+pub(super) const BUILDING_REQUESTS: &[u32] = &[
     GET_API_VERSION,
     CREATE_VM,
     CHECK_EXTENSION,
     GET_VCPU_MMAP_SIZE,
     GET_SUPPORTED_CPUID,
-    CREATE_VCPU,
     SET_TSS_ADDR,
     SET_IDENTITY_MAP_ADDR,
     CREATE_IRQCHIP,
     REGISTER_COALESCED_MMIO,
+];
+
+/// Those of vCPUs and devices that come later.
+pub(super) const CONTROL_REQUESTS: &[u32] = &[
+    CREATE_VCPU,
     SET_REGS,
     GET_SREGS,
     SET_SREGS,

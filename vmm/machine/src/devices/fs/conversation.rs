@@ -2,7 +2,7 @@
 //! a time that the server cannot stretch. No thread holds the watch, because none may be started by
 //! the threads that come here.
 
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
 
 /// Bytes of a message's header: request, flags and size of the body.
 const HEADER: usize = 12;
@@ -168,9 +170,15 @@ impl<'a> Conversation<'a> {
         let mut filled = 0;
         while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             self.wait(PollFlags::IN)?;
-            match rustix::net::recv(self.socket, rest, RecvFlags::DONTWAIT) {
-                Ok((0, _)) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok((count, _)) => filled += count,
+            let received = rustix::net::recvmsg(
+                self.socket,
+                &mut [IoSliceMut::new(rest)],
+                &mut RecvAncillaryBuffer::default(),
+                RecvFlags::DONTWAIT,
+            );
+            match received.map(|received| received.bytes) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(count) => filled += count,
                 Err(Errno::INTR | Errno::AGAIN) => {}
                 Err(errno) => return Err(errno.into()),
             }

@@ -1,7 +1,7 @@
 //! One stream between a host socket and the guest.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -494,10 +494,11 @@ impl Draining {
 
 /// Empties a socket before it is closed. Closing one with unread data makes its peer see an error
 /// in place of the end of file.
-fn discard(mut stream: &UnixStream) {
+fn discard(stream: &UnixStream) {
     let _ = stream.shutdown(Shutdown::Read);
     let mut block = [0; 4096];
-    while matches!(stream.read(&mut block), Ok(count) if count > 0) {}
+    // The standard library would take recvfrom, for which there is no other use.
+    while matches!(rustix::io::read(stream, &mut block), Ok(count) if count > 0) {}
 }
 
 /// How many of the slices `count` bytes reach into.
