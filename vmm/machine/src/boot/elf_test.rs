@@ -286,7 +286,7 @@ fn a_huge_page_of_which_the_kernel_uses_little_is_not_one() {
         segment(26 * MIB, MIB),
         segment(28 * MIB, 2 * MIB + 4096),
     ];
-    assert_eq!(super::sparse_pages(&segments), [24 * MIB..26 * MIB]);
+    assert_eq!(super::sparse_pages(&segments), vec![24 * MIB..26 * MIB]);
     segments.push(segment(24 * MIB + 8192, MIB));
     assert!(super::sparse_pages(&segments).is_empty());
     // What is only begun by the kernel may be used by others.
