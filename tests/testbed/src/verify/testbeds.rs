@@ -35,7 +35,6 @@ const OURS: [(&str, &str, &[&str]); 6] = [
             "/share/e2e",
             "smoke::",
             "cri::life::",
-            "cri::limits::a_pod",
             "cri::network::",
             "cri::sandbox_api::",
             "cri::security::",
