@@ -22,6 +22,7 @@ use crate::error::{AgentError, Doing};
 use crate::launch::create::{bundle_name, start_socket};
 use crate::launch::finish::Finish;
 use crate::launch::{Create, Enter, FailurePipe, Job, Launched, Launcher};
+use crate::placed_devices;
 use crate::process::{Outcome, Process, Stage};
 use crate::reaper::{Exit, Reaper};
 use crate::specification::{self, Adapted, ExecDefaults};
@@ -148,9 +149,10 @@ impl Container {
         if let Some(hostname) = &adapted.pod_hostname {
             sysctl::set_hostname(hostname)?;
         }
-        let (shared, adapted) = shared::enter(tools, &name, adapted, updated).await?;
+        let (shared, mut adapted) = shared::enter(tools, &name, adapted, updated).await?;
         let bundle = tools.state.join(bundle_name(&name));
         fs::create_dir_all(&bundle).doing("make a directory for a container")?;
+        placed_devices::place(&bundle, &mut adapted.spec).doing("make a device")?;
         let config = serde_json::to_vec(&adapted.spec).map_err(|error| {
             AgentError::Internal(format!("cannot write a configuration: {error}"))
         })?;

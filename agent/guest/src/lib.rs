@@ -19,6 +19,7 @@ pub mod launch;
 pub mod localhost;
 pub mod mirror;
 pub mod network;
+pub mod placed_devices;
 pub mod pod;
 pub mod pod_processes;
 pub mod process;

@@ -20,7 +20,8 @@ use crate::machine::Machine;
 use crate::{ErrorKind, SandboxError, guest_text};
 
 /// For calls that answer from memory or with a few system calls: milliseconds, a few hundred in
-/// an emulated machine; beyond this the guest is taken to be stuck.
+/// an emulated machine; beyond this the guest is taken to be stuck. As always ([`Machine::within`]),
+/// the time that it waits for a processor of the host does not count.
 pub(crate) const SHORT: Duration = Duration::from_secs(30);
 /// For calls that start programs or wait for what the kernel cleans up. containerd's clients give
 /// up after two minutes (kubelet's runtimeRequestTimeout) and should get our reason before that.
@@ -67,9 +68,11 @@ impl Agent {
         let answer = call(self.client.clone(), Context::default());
         let agent = self.clone();
         let task = tokio::spawn(async move {
-            tokio::time::timeout(limit, agent.until_end(answer))
+            agent
+                .machine
+                .within(limit, agent.until_end(answer))
                 .await
-                .unwrap_or_else(|_| {
+                .unwrap_or_else(|| {
                     Err(SandboxError::new(
                         ErrorKind::Unavailable,
                         format!(

@@ -11,7 +11,6 @@ use caisson_protocol::{Hello, MAX_HELLO, SHARED_TAG};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
 
 use crate::machine::{HostFiles, Machine};
 use crate::{
@@ -20,7 +19,8 @@ use crate::{
 };
 
 /// A start takes a tenth of a second on hardware and ten to thirty times as long in an emulated
-/// machine, more when several start at once. A machine that ends earlier ends the wait.
+/// machine. The time that the machine waits for a processor, as when many start at once, does not
+/// count ([`Machine::within`]). A machine that ends earlier ends the wait.
 const START: Duration = Duration::from_secs(60);
 /// The guest's vsock context id. Each VMM has its own vsock, so that all may have the same.
 const GUEST_CID: u32 = 3;
@@ -109,9 +109,10 @@ pub(crate) async fn boot(
         files: roles,
         devices,
     });
-    let reply = tokio::time::timeout(START, machine.ask(request, files))
+    let reply = machine
+        .within(START, machine.ask(request, files))
         .await
-        .map_err(|_| {
+        .ok_or_else(|| {
             SandboxError::new(
                 ErrorKind::Unavailable,
                 format!(
@@ -164,12 +165,11 @@ pub(crate) async fn hello(
     config: &Config,
     connected: oneshot::Receiver<OwnedFd>,
 ) -> Result<Hello, SandboxError> {
-    let deadline = Instant::now() + START;
     let hello = tokio::select! {
         biased;
-        hello = timeout_at(deadline, read_hello(connected)) => match hello {
-            Ok(hello) => hello,
-            Err(_) => Err(format!(
+        hello = machine.within(START, read_hello(connected)) => match hello {
+            Some(hello) => hello,
+            None => Err(format!(
                 "the guest did not come up: its agent did not report within {} s",
                 START.as_secs()
             )),

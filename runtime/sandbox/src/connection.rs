@@ -54,7 +54,7 @@ async fn ask(
     theirs: std::os::unix::net::UnixStream,
 ) -> Result<(), SandboxError> {
     let request = machine.ask(Request::ConnectGuest { port }, vec![theirs.into()]);
-    let reply = tokio::time::timeout(ACCEPT, request).await.map_err(|_| {
+    let reply = machine.within(ACCEPT, request).await.ok_or_else(|| {
         SandboxError::new(
             ErrorKind::Unavailable,
             format!(
@@ -86,14 +86,12 @@ pub(crate) async fn ask_vmm(
     files: Vec<OwnedFd>,
 ) -> Result<Reply, SandboxError> {
     let reply = machine.ask(request, files);
-    tokio::time::timeout(SHORT, reply)
-        .await
-        .unwrap_or_else(|_| {
-            Err(SandboxError::new(
-                ErrorKind::Unavailable,
-                format!("the VMM did not answer within {} s", SHORT.as_secs()),
-            ))
-        })
+    machine.within(SHORT, reply).await.unwrap_or_else(|| {
+        Err(SandboxError::new(
+            ErrorKind::Unavailable,
+            format!("the VMM did not answer within {} s", SHORT.as_secs()),
+        ))
+    })
 }
 
 /// The VMM answered something else than was asked; it is not to be trusted any more.

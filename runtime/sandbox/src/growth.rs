@@ -8,7 +8,7 @@ use std::time::Duration;
 use caisson_control::{Reply, Request};
 use caisson_protocol::agent::SetCpusRequest;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::agent::LONG;
 use crate::{ErrorKind, Sandbox, SandboxError, VmSize, connection, guest_text};
@@ -131,27 +131,30 @@ impl Sandbox {
 
     /// Waits until the guest has plugged this much.
     async fn plugged(&self, mib: u32) -> Result<(), SandboxError> {
-        let deadline = Instant::now() + PLUGGING;
-        loop {
-            let plugged =
-                match connection::ask_vmm(&self.machine, Request::Metrics, Vec::new()).await? {
-                    Reply::Metrics(metrics) => metrics.memory.plugged_mib,
-                    reply => return Err(connection::unexpected(&self.machine, &reply).await),
+        let mut plugged = 0;
+        let all = async {
+            loop {
+                let reply =
+                    connection::ask_vmm(&self.machine, Request::Metrics, Vec::new()).await?;
+                let Reply::Metrics(metrics) = reply else {
+                    return Err(connection::unexpected(&self.machine, &reply).await);
                 };
-            if plugged >= mib {
-                return Ok(());
+                plugged = metrics.memory.plugged_mib;
+                if plugged >= mib {
+                    return Ok(());
+                }
+                sleep(ASK_AGAIN).await;
             }
-            if Instant::now() >= deadline {
-                return Err(SandboxError::new(
-                    ErrorKind::Unavailable,
-                    format!(
-                        "the guest put {plugged} of {mib} MiB of memory to use within {} s",
-                        PLUGGING.as_secs()
-                    ),
-                ));
-            }
-            sleep(ASK_AGAIN).await;
-        }
+        };
+        self.machine.within(PLUGGING, all).await.unwrap_or_else(|| {
+            Err(SandboxError::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "the guest put {plugged} of {mib} MiB of memory to use within {} s",
+                    PLUGGING.as_secs()
+                ),
+            ))
+        })
     }
 
     /// Asks the VMM for something that it does or refuses.

@@ -134,8 +134,7 @@ impl GuestSpec {
 /// Rewrites `spec` for container `id`, whose bundle is at `bundle`.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidArgument`] for a configuration without a root, a process or a program, or
-/// with a block device outside of /dev;
+/// [`ErrorKind::InvalidArgument`] for a configuration without a root, a process or a program;
 /// [`ErrorKind::Unimplemented`] for a socket of the host and for mounts that the host is to see.
 pub(crate) fn for_guest(
     mut spec: Spec,
@@ -174,7 +173,7 @@ pub(crate) fn for_guest(
     let mut process_namespace_of = None;
     let mut disks = Vec::new();
     if let Some(linux) = spec.linux_mut() {
-        disks = disks::wanted(linux)?;
+        disks = disks::wanted(linux);
         process_namespace_of = rewrite_namespaces(linux, place);
         rewrite_linux(linux, id);
     }

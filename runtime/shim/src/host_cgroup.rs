@@ -12,12 +12,20 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::XattrFlags;
+
 /// What of the processes' groups the kernel tells (cgroups(7)).
 const OWN_GROUPS: &str = "/proc/self/cgroup";
 const MOUNTS: &str = "/proc/self/mountinfo";
 
 /// Files that a new group of the first generation has empty, and cannot be used with.
 const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+
+/// Marks a group above those of pods that a shim has made, for the shim of the last pod in it. The
+/// kernel keeps it for groups of the second generation.
+const MADE: &str = "trusted.caisson.made";
+/// How often the groups above a pod's may vanish while it is made: each time another pod has ended.
+const TRIES: u32 = 100;
 
 /// A `linux.cgroupsPath` that is none.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,6 +97,7 @@ impl HostCgroup {
                 tracing::warn!("the shim stays in the pod's control group of {mount}: {error}");
             }
             complain(remove_group(hierarchy, &self.group));
+            remove_outer(hierarchy, &self.group);
         }
         for directory in self.made.iter().rev() {
             // Others may be in it by now; then it is theirs.
@@ -104,8 +113,20 @@ impl HostCgroup {
 pub(crate) fn remove(path: &GroupPath) -> io::Result<()> {
     for hierarchy in hierarchies()? {
         remove_group(&hierarchy, &path.0)?;
+        remove_outer(&hierarchy, &path.0);
     }
     Ok(())
+}
+
+/// Removes the groups above it that shims have made, as far as nobody is in them any more.
+fn remove_outer(hierarchy: &Hierarchy, group: &Path) {
+    for outer in group.ancestors().skip(1) {
+        let directory = hierarchy.mount.join(outer);
+        let is_ours = rustix::fs::getxattr(&directory, MADE, &mut [0_u8; 1][..]).is_ok();
+        if !is_ours || fs::remove_dir(directory).is_err() {
+            return;
+        }
+    }
 }
 
 fn remove_group(hierarchy: &Hierarchy, group: &Path) -> io::Result<()> {
@@ -141,8 +162,18 @@ fn join(directory: &Path) -> io::Result<()> {
     })
 }
 
-/// Makes a group and those above it.
+/// Makes a group and those above it, also while other pods end, which may take those along.
 fn make(hierarchy: &Hierarchy, group: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
+    for _ in 1..TRIES {
+        match try_make(hierarchy, group, made) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => return result,
+        }
+    }
+    try_make(hierarchy, group, made)
+}
+
+fn try_make(hierarchy: &Hierarchy, group: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
     let mut directory = hierarchy.mount.clone();
     for part in group {
         let parent = directory.clone();
@@ -150,6 +181,10 @@ fn make(hierarchy: &Hierarchy, group: &Path, made: &mut Vec<PathBuf>) -> io::Res
         match fs::create_dir(&directory) {
             Ok(()) => {
                 made.push(directory.clone());
+                if directory != hierarchy.mount.join(group) {
+                    // Where that cannot be, it is removed by this shim or stays.
+                    let _ = rustix::fs::setxattr(&directory, MADE, b"1", XattrFlags::empty());
+                }
                 take_over_cpuset(&parent, &directory)?;
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

@@ -1,6 +1,12 @@
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 
-use super::{GroupPath, Hierarchy, PathError, parse_hierarchies};
+use rustix::fs::XattrFlags;
+
+use super::{
+    GroupPath, Hierarchy, MADE, PathError, make, parse_hierarchies, remove_group, remove_outer,
+};
 
 fn group(text: &str) -> Result<PathBuf, PathError> {
     GroupPath::parse(Path::new(text)).map(|path| path.0)
@@ -95,4 +101,56 @@ fn the_first_generation_is_one_for_each_set_of_controllers() {
     ]
     .map(|(mount, own)| (PathBuf::from(mount), PathBuf::from(own)));
     assert_eq!(found, expected);
+}
+
+/// A directory that can have the mark, in place of a hierarchy; needs root.
+fn marked_hierarchy() -> Option<(tempfile::TempDir, Hierarchy)> {
+    let root = tempfile::tempdir().unwrap();
+    if let Err(error) = rustix::fs::setxattr(root.path(), MADE, b"1", XattrFlags::empty()) {
+        println!("skipped: {}: {error}", root.path().display());
+        return None;
+    }
+    let mount = root.path().join("mount");
+    fs::create_dir_all(mount.join("of-kubernetes")).unwrap();
+    let own = PathBuf::new();
+    Some((root, Hierarchy { mount, own }))
+}
+
+#[test]
+fn the_last_pod_takes_along_what_any_pod_has_made_and_nothing_else() {
+    let Some((_root, hierarchy)) = marked_hierarchy() else {
+        return;
+    };
+    let groups = ["of-kubernetes/made/one", "of-kubernetes/made/two"].map(Path::new);
+    for group in groups {
+        make(&hierarchy, group, &mut Vec::new()).unwrap();
+    }
+    for (group, left) in groups.into_iter().zip([true, false]) {
+        remove_group(&hierarchy, group).unwrap();
+        remove_outer(&hierarchy, group);
+        assert_eq!(hierarchy.mount.join("of-kubernetes/made").exists(), left);
+    }
+    assert!(hierarchy.mount.join("of-kubernetes").exists());
+}
+
+#[test]
+fn pods_that_come_and_go_at_once_are_not_in_each_others_way() {
+    let Some((_root, hierarchy)) = marked_hierarchy() else {
+        return;
+    };
+    thread::scope(|scope| {
+        for name in ["one", "two", "three"] {
+            let hierarchy = &hierarchy;
+            scope.spawn(move || {
+                let group = Path::new("made/deep").join(name);
+                for _ in 0..200 {
+                    make(hierarchy, &group, &mut Vec::new()).unwrap();
+                    remove_group(hierarchy, &group).unwrap();
+                    remove_outer(hierarchy, &group);
+                }
+            });
+        }
+    });
+    let outer = hierarchy.mount.join("made");
+    assert!(!outer.exists(), "{}", outer.display());
 }

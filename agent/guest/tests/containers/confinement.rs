@@ -175,7 +175,8 @@ fn mounts_devices_and_paths_are_as_asked() {
                 "-c",
                 "cat /rw/file; echo new >/rw/new && echo wrote; echo x >/ro/x || echo refused; \
              echo x >/proc/sys/kernel/hostname || echo readonly; wc -c </proc/meminfo; \
-             ls -l /dev/null /dev/fuse | wc -l; touch /root/x || echo rootro; cat /single",
+             ls -l /dev/null /dev/fuse | wc -l; touch /root/x || echo rootro; cat /single; \
+             echo; stat -c '%A %u %g' /deep/zero; head -c 3 /deep/zero | wc -c",
             ]);
             config["root"]["readonly"] = json!(true);
             config["linux"]["maskedPaths"] = json!(["/proc/meminfo", "/proc/no_such_file"]);
@@ -184,11 +185,14 @@ fn mounts_devices_and_paths_are_as_asked() {
             mounts.push(json!({"destination": "/rw", "type": "bind", "source": shared, "options": ["rbind", "rw"]}));
             mounts.push(json!({"destination": "/ro", "type": "bind", "source": shared, "options": ["rbind", "ro"]}));
             mounts.push(json!({"destination": "/single", "type": "bind", "source": shared.join("file"), "options": ["bind", "ro"]}));
-            config["linux"]["devices"] = json!([{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 438, "uid": 0, "gid": 0}]);
+            config["linux"]["devices"] = json!([
+                {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 438, "uid": 0, "gid": 0},
+                {"path": "/deep/zero", "type": "c", "major": 1, "minor": 5, "fileMode": 416, "uid": 0, "gid": 0},
+            ]);
             config["linux"]["rootfsPropagation"] = json!("rprivate");
             let (_, stdout, stderr) = guest.run("c", &config).await;
             assert_eq!(
-                stdout, "datawrote\nrefused\nreadonly\n0\n2\nrootro\ndata",
+                stdout, "datawrote\nrefused\nreadonly\n0\n2\nrootro\ndata\ncrw-r----- 0 0\n3\n",
                 "{stderr}"
             );
             assert_eq!(fs::read_to_string(shared.join("new")).unwrap(), "new\n");

@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 
 use super::DeviceNumber;
-use crate::{ErrorKind, SandboxError};
 
 /// What a rule allows if it does not say.
 const ANY_ACCESS: &str = "rwm";
@@ -28,25 +27,12 @@ pub(crate) struct WantedDisk {
 }
 
 /// The block devices that a configuration names, each once.
-///
-/// # Errors
-/// [`ErrorKind::InvalidArgument`] for one outside of /dev.
-pub(crate) fn wanted(linux: &Linux) -> Result<Vec<WantedDisk>, SandboxError> {
+pub(crate) fn wanted(linux: &Linux) -> Vec<WantedDisk> {
     let mut wanted: Vec<WantedDisk> = Vec::new();
     for device in linux.devices().iter().flatten() {
         let Some(number) = named(device, rules(linux)) else {
             continue;
         };
-        if !device.path().starts_with("/dev") {
-            return Err(SandboxError::new(
-                ErrorKind::InvalidArgument,
-                format!(
-                    "the block device {number} of the host is to be at {}: give it a place below \
-                     /dev",
-                    device.path().display()
-                ),
-            ));
-        }
         if wanted.iter().all(|other| other.number != number) {
             wanted.push(WantedDisk {
                 number,
@@ -55,7 +41,7 @@ pub(crate) fn wanted(linux: &Linux) -> Result<Vec<WantedDisk>, SandboxError> {
             });
         }
     }
-    Ok(wanted)
+    wanted
 }
 
 /// The number of a block device that is meant for the container whose rules these are.

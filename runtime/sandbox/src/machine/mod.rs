@@ -5,6 +5,7 @@ mod end;
 mod identity;
 mod open;
 mod output;
+mod patience;
 mod phases;
 mod process;
 mod record;

@@ -18,7 +18,7 @@ use super::control::Control;
 use super::identity::Identity;
 use super::output::HelperOutput;
 use super::process::Namespaces;
-use super::{Phases, end, output, process, record};
+use super::{Phases, end, output, patience, process, record};
 use crate::{Config, ErrorKind, SandboxError, VmEnd, guest_text};
 
 /// Requests that may wait for the VMM to read them. Each standard stream is one request.
@@ -220,6 +220,16 @@ impl Machine {
             ErrorKind::Unavailable,
             self.ended().await.description,
         ))
+    }
+
+    /// Waits for something that the machine does, `limit` long and as long as its threads wait for
+    /// a processor; `None` when that has passed.
+    pub(crate) async fn within<T>(
+        &self,
+        limit: Duration,
+        future: impl Future<Output = T>,
+    ) -> Option<T> {
+        patience::within(self.pids, limit, future).await
     }
 
     /// Ends the machine because of `reason`, unless it is ending for a better one.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::time::Duration;
 
 /// The memory of some processes, by their names.
 #[derive(Debug)]
@@ -128,10 +129,44 @@ impl Group {
         self.kib("memory.stat", kind)
     }
 
+    /// KiB that are there until somebody gives them back: memory of processes, guest memory, and
+    /// what the kernel needs for it.
+    pub(crate) fn held(&self) -> u64 {
+        let kernel = self
+            .stat("kernel")
+            .saturating_sub(self.stat("slab_reclaimable"));
+        self.stat("anon") + self.stat("shmem") + kernel
+    }
+
+    /// KiB of files of the host that could be read again.
+    pub(crate) fn cache(&self) -> u64 {
+        self.stat("file").saturating_sub(self.stat("shmem"))
+    }
+
+    /// Lets it have so many MiB.
+    pub(crate) fn allow(&self, mib: u64) {
+        let file = format!("{GROUPS}{}/memory.max", self.0);
+        fs::write(file, (mib << 20).to_string()).expect("a group has a limit");
+    }
+
+    /// How many of its processes were killed for want of memory.
+    pub(crate) fn killed(&self) -> u64 {
+        self.number("memory.events", "oom_kill ")
+    }
+
+    /// The processor time that it has used.
+    pub(crate) fn processor_time(&self) -> Duration {
+        Duration::from_micros(self.number("cpu.stat", "usage_usec "))
+    }
+
     fn kib(&self, file: &str, kind: &str) -> u64 {
+        self.number(file, kind) >> 10
+    }
+
+    fn number(&self, file: &str, kind: &str) -> u64 {
         let text = fs::read_to_string(format!("{GROUPS}{}/{file}", self.0)).unwrap_or_default();
         let mut lines = text.lines().filter_map(|line| line.strip_prefix(kind));
-        let bytes: Option<u64> = lines.find_map(|number| number.trim().parse().ok());
-        bytes.unwrap_or_default() >> 10
+        let number: Option<u64> = lines.find_map(|number| number.trim().parse().ok());
+        number.unwrap_or_default()
     }
 }

@@ -194,9 +194,16 @@ fn block_devices_of_the_host_are_disks_of_the_pod() {
     let _ = output("e2fsck", &["-f", "-n", &data.path]);
 
     // The same device is the same disk, with what this container may do with it.
-    let reader = devices(json!([device("/dev/sdx", &data, "r")]));
+    let reader = devices(json!([
+        device("/dev/sdx", &data, "r"),
+        device("/data/disk", &data, "r")
+    ]));
     let two = pod.start_with("two", &sleeping, reader);
-    assert_eq!(number(&one, "/dev/xvda"), number(&two, "/dev/sdx"));
+    for path in ["/dev/sdx", "/data/disk"] {
+        assert_eq!(number(&one, "/dev/xvda"), number(&two, path));
+    }
+    assert_eq!(node(&two, "/data/disk"), on_host.trim());
+    let _ = two.shell("cmp -n 4096 /dev/sdx /data/disk");
     let refused = two.exec(&["sh", "-c", "echo x >/dev/sdx"]);
     assert!(refused.stderr.contains("not permitted"), "{refused:?}");
     // One that has no device may make a node and not open it.

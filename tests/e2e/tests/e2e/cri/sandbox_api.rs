@@ -165,6 +165,40 @@ fn a_pod_without_a_pause_container_shares_its_processes_and_its_end_is_seen() {
 
 #[test]
 #[ignore = "needs the testbed: cargo verify"]
+fn the_death_of_its_shim_is_the_end_of_a_pod_without_a_pause_container() {
+    let _machine = CleanMachine::watch();
+    let Some(cri) = Cri::connect() else { return };
+    if !cri.offers_sandboxes() {
+        return;
+    }
+    let pod = PodSandbox::run(&cri, &PodConfig::new("pod").in_sandbox_service());
+    let one = pod.start("one", &["sleep", "1001"]);
+    let shim = parent_of(pod.host_pid());
+    let own = children_of(shim);
+    assert!(own.len() >= 3, "{own:?}");
+    signal(shim, Signal::KILL);
+
+    // Nothing of the pod lives on, and containerd learns of it.
+    let deadline = Instant::now() + PATIENCE;
+    let lives = |pid: &i32| fs::exists(format!("/proc/{pid}/exe")).unwrap_or_default();
+    while own.iter().any(lives) {
+        assert!(Instant::now() < deadline, "{own:?} live on");
+    }
+    while pod.state() != "SANDBOX_NOTREADY" {
+        assert!(Instant::now() < deadline, "the pod is still ready");
+    }
+    assert_ne!(one.ended().exit_code, 0);
+
+    // Another one of the same name can follow.
+    let _ = pod.stop().ok();
+    drop(pod);
+    let again = PodSandbox::run(&cri, &PodConfig::new("pod").in_sandbox_service());
+    let one = again.start("one", &["sleep", "1001"]);
+    assert_eq!(one.shell("hostname"), "pod");
+}
+
+#[test]
+#[ignore = "needs the testbed: cargo verify"]
 fn a_pod_without_a_pause_container_is_told_what_it_cannot_have() {
     let _machine = CleanMachine::watch();
     let Some(cri) = Cri::connect() else { return };
