@@ -2,6 +2,7 @@
 //! ones take.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use crate::table::{Times, ms, time};
 const PATIENCE: u32 = 3600;
 /// The free pages of a guest are reported within seconds after they got free; then a pod is idle.
 const SETTLED: Duration = Duration::from_secs(10);
+/// How long nothing is said while pods start or end.
+const QUIET: Duration = Duration::from_secs(30);
 /// The control group of the pods.
 const GROUP: &str = "/measured";
 
@@ -139,9 +142,22 @@ fn all_of<T: Send, R: Send>(
     what: impl Fn(T) -> R + Sync,
 ) -> Vec<R> {
     let what = &what;
+    let (running, all_ended) = mpsc::channel::<()>();
     thread::scope(|scope| {
-        let each = each.into_iter();
-        let threads: Vec<_> = each.map(|one| scope.spawn(move || what(one))).collect();
+        let thread = |one| {
+            let running = running.clone();
+            scope.spawn(move || {
+                let _running = running;
+                what(one)
+            })
+        };
+        let threads: Vec<_> = each.into_iter().map(thread).collect();
+        drop(running);
+        // A testbed that says nothing for minutes is taken for one that hangs.
+        while all_ended.recv_timeout(QUIET) == Err(RecvTimeoutError::Timeout) {
+            let ended = threads.iter().filter(|thread| thread.is_finished());
+            eprintln!("{} of {} done", ended.count(), threads.len());
+        }
         let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
         ended.filter_map(Result::ok).collect()
     })
