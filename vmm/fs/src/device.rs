@@ -196,6 +196,11 @@ impl Device {
     }
 }
 
+/// Bytes that every answer begins with (`fuse_out_header` of linux/fuse.h).
+const ANSWER_HEADER: usize = 16;
+/// Requests without an answer: FUSE_FORGET and FUSE_BATCH_FORGET.
+const UNANSWERED: [u32; 2] = [2, 42];
+
 /// Answers one FUSE request; returns the number of bytes written.
 fn answer(
     server: &Server<PassthroughFs>,
@@ -205,7 +210,16 @@ fn answer(
     crate::confinement::refresh_record()?;
     let request = |error: &dyn std::fmt::Display| RingError::Request(error.to_string());
     let reader = Reader::new(memory, chain.clone()).map_err(|error| request(&error))?;
+    let mut head = reader.clone();
     let writer = Writer::new(memory, chain).map_err(|error| request(&error))?;
+    // The library takes it for granted that there is room.
+    if writer.available_bytes() < ANSWER_HEADER {
+        let _length: u32 = head.read_obj().map_err(|error| request(&error))?;
+        let operation: u32 = head.read_obj().map_err(|error| request(&error))?;
+        if !UNANSWERED.contains(&operation) {
+            return Err(request(&"no room for an answer"));
+        }
+    }
     let written = server
         .handle_message(reader, writer, None::<&mut Backend>)
         .map_err(|error| request(&error))?;

@@ -78,6 +78,9 @@ const RUNTIME: &[i64] = &[
     libc::SYS_getrandom,
     libc::SYS_gettid,
     libc::SYS_munmap,
+    // A fault kills after its handler has put the default back. Without that it would repeat for ever.
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_sigaltstack,
 ];

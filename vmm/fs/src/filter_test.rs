@@ -3,9 +3,18 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::time::{Duration, Instant};
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether `check` holds in a process of its own under the filter.
 fn filtered(check: impl FnOnce() -> bool) -> bool {
+    status(check) == 0
+}
+
+/// The wait status of a process that is under the filter and ends with whether `check` holds.
+fn status(check: impl FnOnce() -> bool) -> i32 {
     // SAFETY: the child only makes system calls and allocates, which glibc sees to, and then ends
     // without coming back.
     let pid = unsafe { libc::fork() };
@@ -18,10 +27,30 @@ fn filtered(check: impl FnOnce() -> bool) -> bool {
         unsafe { libc::_exit(if held { 0 } else { 1 }) };
     }
     assert!(pid > 0);
+    let begun = Instant::now();
     let mut status = 0;
     // SAFETY: waits for the child made above, and writes its status.
-    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    status == 0
+    while unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } == 0 {
+        if begun.elapsed() > PATIENCE {
+            // SAFETY: the child has not been waited for, so that the number is still its own.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    status
+}
+
+#[test]
+fn a_process_that_aborts_or_faults_ends() {
+    let aborts = status(|| std::process::abort());
+    let faults = status(|| {
+        // SAFETY: nothing can be read there, which is what is wanted: the process is to end by it.
+        unsafe { std::ptr::without_provenance::<u8>(8).read_volatile() == 0 }
+    });
+    for status in [aborts, faults] {
+        assert!(libc::WIFSIGNALED(status), "{status:#x}");
+        assert_ne!(libc::WTERMSIG(status), libc::SIGKILL, "it went on for ever");
+    }
 }
 
 fn denied<T>(result: std::io::Result<T>) -> bool {
@@ -163,5 +192,5 @@ fn executable_map(file: &File) -> bool {
 
 #[test]
 fn the_list_is_as_short_as_the_documentation_says() {
-    assert_eq!(super::system_calls().len(), 60);
+    assert_eq!(super::system_calls().len(), 62);
 }

@@ -198,6 +198,8 @@ pub struct Guest {
     frontend: Frontend,
     queues: [Queue; 2],
     unique: u64,
+    /// Bytes that it leaves for an answer.
+    pub room: u32,
     /// User and group of the process in the guest that asks.
     pub user: u32,
 }
@@ -229,6 +231,7 @@ impl Guest {
             frontend,
             queues: [Queue::new(0x1000), Queue::new(0x2000)],
             unique: 0,
+            room: 1 << 20,
             user: 0,
         };
         guest.start_queue(0);
@@ -330,7 +333,7 @@ impl Guest {
             bytes
         };
         self.write(queue.base, &descriptor(REQUEST, request, 1, 1));
-        self.write(queue.base + 16, &descriptor(REPLY, 1 << 20, 2, 0));
+        self.write(queue.base + 16, &descriptor(REPLY, self.room, 2, 0));
         let slot = u64::from(queue.next % QUEUE_SIZE);
         self.write(queue.driver() + 4 + 2 * slot, &0u16.to_le_bytes());
         // Interrupt when this one is used.

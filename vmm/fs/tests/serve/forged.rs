@@ -82,6 +82,25 @@ fn whatever_is_asked_it_answers_or_ends_with_a_sentence() {
 }
 
 #[test]
+fn without_room_for_an_answer_it_ends_with_a_sentence() {
+    let Some(shared) = Shared::new() else { return };
+    fs::write(shared.path().join("file"), "content").unwrap();
+    let mut pair = Pair::new(&shared);
+    for operation in 0..60 {
+        for room in [0, 15, 16] {
+            let what = format!("operation {operation} with {room} bytes for its answer");
+            pair.send(&what, |guest| {
+                guest.room = room;
+                let written = guest.send(operation, ROOT, &[0; 96]);
+                guest.room = 1 << 20;
+                written
+            });
+        }
+    }
+    pair.finish();
+}
+
+#[test]
 fn lengths_that_lie_cost_no_memory() {
     let Some(shared) = Shared::new() else { return };
     fs::write(shared.path().join("file"), "content").unwrap();
