@@ -73,7 +73,8 @@ fn mount(node: PathBuf, path: PathBuf) -> io::Result<Mount> {
         .source(node)
         .destination(path)
         .typ("bind")
-        .options(vec!["bind".to_owned()])
+        // What is in the guest's memory is mounted without devices.
+        .options(vec!["bind".to_owned(), "rdev".to_owned()])
         .build();
     mount.map_err(io::Error::other)
 }
