@@ -11,8 +11,11 @@ use crate::elf::{self, ElfError, FLAG_EXECUTE, SEGMENT_LOAD, SEGMENT_NOTE, Segme
 const BREAKPOINT: u8 = 0xcc;
 /// Padding is left out by pages, which are aligned in memory as they are here.
 const PAGE: usize = 4096;
-/// Bytes of padding that are worth a segment of their own.
+/// Bytes of padding that are worth a segment of their own, if there are not too many of them.
 const WORTH: usize = 64 << 10;
+
+/// More parts than any loader need expect (ours takes as many).
+const MOST_PARTS: usize = 64;
 
 const HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
@@ -23,11 +26,20 @@ const PROGRAM_HEADER: usize = 56;
 /// # Errors
 /// Fails if it is not a whole ELF file for x86-64.
 pub(crate) fn leave_out(kernel: &[u8]) -> Result<Vec<u8>, ElfError> {
-    let parts: Vec<Segment<'_>> = elf::segments(kernel)?
-        .into_iter()
-        .filter(|segment| segment.kind == SEGMENT_LOAD || segment.kind == SEGMENT_NOTE)
-        .flat_map(divide)
-        .collect();
+    let mut segments = elf::segments(kernel)?;
+    segments.retain(|segment| segment.kind == SEGMENT_LOAD || segment.kind == SEGMENT_NOTE);
+    let divided = |worth| -> Vec<Segment<'_>> {
+        let segments = segments.iter();
+        segments
+            .flat_map(|segment| divide(segment, worth))
+            .collect()
+    };
+    let mut worth = WORTH;
+    let mut parts = divided(worth);
+    while parts.len() > MOST_PARTS && worth < kernel.len() {
+        worth *= 2;
+        parts = divided(worth);
+    }
     let mut file = header(kernel, parts.len())?;
     let mut offset = (HEADER + parts.len() * PROGRAM_HEADER).next_multiple_of(PAGE);
     for part in &parts {
@@ -43,22 +55,22 @@ pub(crate) fn leave_out(kernel: &[u8]) -> Result<Vec<u8>, ElfError> {
 
 /// The parts of a segment between its padding. Memory behind the content, which begins as zeros,
 /// stays with the last of them.
-fn divide(segment: Segment<'_>) -> Vec<Segment<'_>> {
+fn divide<'a>(segment: &Segment<'a>, worth: usize) -> Vec<Segment<'a>> {
     if segment.kind != SEGMENT_LOAD {
-        return vec![segment];
+        return vec![*segment];
     }
     let executable = segment.flags & FLAG_EXECUTE != 0;
     let mut parts = Vec::new();
     let mut start = 0;
-    for gap in gaps(segment.content, executable) {
+    for gap in gaps(segment.content, executable, worth) {
         if gap.start > start {
-            parts.push(part(&segment, start, gap.start, (gap.start - start) as u64));
+            parts.push(part(segment, start, gap.start, (gap.start - start) as u64));
         }
         start = gap.end;
     }
     let rest = segment.memory_size.saturating_sub(start as u64);
     if rest > 0 {
-        parts.push(part(&segment, start, segment.content.len(), rest));
+        parts.push(part(segment, start, segment.content.len(), rest));
     }
     parts
 }
@@ -74,7 +86,7 @@ fn part<'a>(whole: &Segment<'a>, start: usize, end: usize, memory_size: u64) -> 
 }
 
 /// The runs of pages that are worth leaving out.
-fn gaps(content: &[u8], executable: bool) -> Vec<std::ops::Range<usize>> {
+fn gaps(content: &[u8], executable: bool, worth: usize) -> Vec<std::ops::Range<usize>> {
     let mut gaps: Vec<std::ops::Range<usize>> = Vec::new();
     for (index, page) in content.chunks_exact(PAGE).enumerate() {
         let first = page.first().copied();
@@ -88,7 +100,7 @@ fn gaps(content: &[u8], executable: bool) -> Vec<std::ops::Range<usize>> {
             _ => gaps.push(start..start + PAGE),
         }
     }
-    gaps.retain(|gap| gap.len() >= WORTH);
+    gaps.retain(|gap| gap.len() >= worth);
     gaps
 }
 

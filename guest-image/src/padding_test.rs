@@ -69,6 +69,19 @@ fn a_short_run_stays() {
 }
 
 #[test]
+fn of_many_runs_only_the_largest_are_left_out() {
+    let large = [vec![1; PAGE], vec![0; 4 * WORTH]].concat();
+    let small = [vec![2; PAGE], vec![0; WORTH]].concat();
+    let content = [large.repeat(3), small.repeat(100), vec![3; PAGE]].concat();
+    let parts = loaded(&leave_out(&kernel(4, &content, 0)).unwrap());
+    assert_eq!(parts.len(), 4);
+    for (address, bytes) in parts {
+        let start = (address - 0x100_0000) as usize;
+        assert_eq!(bytes, content[start..start + bytes.len()]);
+    }
+}
+
+#[test]
 fn memory_behind_the_content_keeps_its_place() {
     let content = [vec![1; PAGE], vec![0; WORTH]].concat();
     let without = leave_out(&kernel(4, &content, 8192)).unwrap();

@@ -24,7 +24,8 @@ use crate::{ErrorKind, SandboxError, guest_text};
 /// the time that it waits for a processor of the host does not count.
 pub(crate) const SHORT: Duration = Duration::from_secs(30);
 /// For calls that start programs or wait for what the kernel cleans up. containerd's clients give
-/// up after two minutes (kubelet's runtimeRequestTimeout) and should get our reason before that.
+/// up after two minutes (kubelet's runtimeRequestTimeout) and should get our reason before that, where
+/// the host has a processor for the guest.
 pub(crate) const LONG: Duration = Duration::from_secs(100);
 
 /// The connection to the agent.

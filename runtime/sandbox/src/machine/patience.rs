@@ -15,6 +15,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 const UNWATCHED: u32 = 10;
 /// An extension shorter than this part of the time ends the wait: the next would be shorter still.
 const SHORTEST: u32 = 20;
+/// Times its limit that a wait lasts at most: how long threads wait is also up to the guest, which
+/// may have many that spin.
+const MOST: u32 = 10;
 
 /// Waits for `future`, and gives it `limit` and the time that the threads of the processes `pids`
 /// wait for a processor; `None` when that has passed.
@@ -48,7 +51,7 @@ async fn extended<T, M: Fn() -> Duration>(
         if let Ok(output) = timeout_at(deadline, &mut future).await {
             return Some(output);
         }
-        let later = usual + waited();
+        let later = usual + waited().min(limit * (MOST - 1));
         if later < deadline + limit / SHORTEST {
             return None;
         }

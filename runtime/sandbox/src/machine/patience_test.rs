@@ -42,6 +42,13 @@ async fn a_machine_with_a_tenth_of_a_processor_has_ten_times_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_machine_that_only_waits_has_an_end_as_well() {
+    let (waited, looks) = given_up(|time| time).await;
+    assert_eq!(waited.as_secs(), 600);
+    assert!(looks < 200, "{looks}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_ends_the_wait_also_one_that_comes_late() {
     for seconds in [0, 3, 59, 100] {
         let start = Instant::now();
@@ -114,7 +121,12 @@ fn a_thread_that_shares_its_processor_waits() {
             });
         }
         let before = waits(&own);
-        while longest(&before, &waits(&own)) < Duration::from_millis(20) {}
+        let begun = std::time::Instant::now();
+        let mut waited = Duration::ZERO;
+        while waited < Duration::from_millis(20) && begun.elapsed() < LIMIT {
+            waited = longest(&before, &waits(&own));
+        }
         done.store(true, Ordering::Relaxed);
+        assert!(waited >= Duration::from_millis(20), "{waited:?}");
     });
 }

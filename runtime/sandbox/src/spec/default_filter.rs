@@ -81,12 +81,20 @@ pub(super) fn add(spec: &mut Spec) {
     spec.set_linux(Some(linux));
 }
 
-/// Whether a process of the container could ever get another capability than those.
+/// Whether the container's first process has or could get another capability than those.
 fn has_more(process: Option<&Process>) -> bool {
-    let capabilities = process.and_then(|process| process.capabilities().as_ref());
-    let bounding = capabilities.and_then(|sets| sets.bounding().as_ref());
-    let mut bounding = bounding.into_iter().flatten();
-    bounding.any(|capability| !OF_ENGINES.contains(capability))
+    let Some(sets) = process.and_then(|process| process.capabilities().as_ref()) else {
+        return false;
+    };
+    let sets = [
+        sets.bounding(),
+        sets.permitted(),
+        sets.effective(),
+        sets.inheritable(),
+        sets.ambient(),
+    ];
+    let mut all = sets.into_iter().flatten().flatten();
+    all.any(|capability| !OF_ENGINES.contains(capability))
 }
 
 #[cfg(test)]

@@ -69,7 +69,27 @@ const UNSEEN_REQUESTS: &[(u32, &str)] = &[
     (0x1279, "BLKIOOPT"),
     (0x127b, "BLKPBSZGET"),
 ];
-const IO_URING: &str = "/proc/sys/kernel/io_uring_disabled";
+
+/// The host is one without io_uring, until this goes out of scope.
+struct WithoutIoUring {
+    before: String,
+}
+
+impl WithoutIoUring {
+    const SETTING: &str = "/proc/sys/kernel/io_uring_disabled";
+
+    fn begin() -> Self {
+        let before = fs::read_to_string(Self::SETTING).unwrap();
+        fs::write(Self::SETTING, "2").unwrap();
+        Self { before }
+    }
+}
+
+impl Drop for WithoutIoUring {
+    fn drop(&mut self) {
+        let _ = fs::write(Self::SETTING, &self.before);
+    }
+}
 
 #[test]
 #[ignore = "needs the testbed: cargo verify"]
@@ -158,13 +178,11 @@ fn everything_is_used() {
     machine.pause();
     machine.resume();
 
-    // A host without io_uring.
-    let before = fs::read_to_string(IO_URING).unwrap();
-    fs::write(IO_URING, "2").unwrap();
+    let without = WithoutIoUring::begin();
     let slot = machine.plug(plain.device());
     machine.rescan();
     use_disk(&machine, "c");
-    fs::write(IO_URING, before).unwrap();
+    drop(without);
     machine.remove(slot);
     machine.unplug(slot);
     let _ = machine.stop();

@@ -1,6 +1,7 @@
 //! Pods of containerd's sandbox service (`sandboxer = "shim"`): no pause container holds them.
 
 use std::fs;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use caisson_e2e::{
@@ -183,6 +184,7 @@ fn the_death_of_its_shim_is_the_end_of_a_pod_without_a_pause_container() {
     let lives = |pid: &i32| fs::exists(format!("/proc/{pid}/exe")).unwrap_or_default();
     while own.iter().any(lives) {
         assert!(Instant::now() < deadline, "{own:?} live on");
+        thread::sleep(Duration::from_millis(20));
     }
     while pod.state() != "SANDBOX_NOTREADY" {
         assert!(Instant::now() < deadline, "the pod is still ready");

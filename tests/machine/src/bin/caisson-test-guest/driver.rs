@@ -119,7 +119,11 @@ impl Driver {
 
     fn act(&mut self, step: &Step, read: &mut Vec<u64>) -> io::Result<()> {
         match *step {
-            Step::Bind { slot, bound } => return bind(slot, bound),
+            Step::Bind { slot, bound } => {
+                // Another function may be in the slot by now.
+                self.bars.remove(&slot);
+                return bind(slot, bound);
+            }
             Step::Configure {
                 slot,
                 offset,
