@@ -16,8 +16,8 @@ use crate::conformance;
 use crate::testbed_command::again;
 
 /// Versions of containerd, and what is tested there, as a program of the shared directory and which
-/// of its tests: all with the one that most people have, the smoke tests with the others, and with the newest the
-/// main ones of pods. The longest first.
+/// of its tests: all with the one that most people have, the smoke tests with the others, and with
+/// the newest the main ones of pods. The longest first.
 const OURS: [(&str, &str, &[&str]); 6] = [
     (
         "containerd 1.7",
