@@ -47,6 +47,14 @@ pub(super) fn clear(memory: &GuestRam) {
     }
 }
 
+/// Whether a page of the guest, by its number, is in an arena: who gives it away loses rings.
+pub(super) fn in_arena(page: u32) -> bool {
+    let address = u64::from(page) << 12;
+    ARENAS
+        .iter()
+        .any(|arena| (*arena..arena + ARENA).contains(&address))
+}
+
 /// Where a buffer may be.
 pub(super) fn buffer(random: &mut Random) -> u64 {
     let arena = random.pick(&ARENAS);
@@ -201,6 +209,16 @@ impl Ring {
         self.chains.insert(head, (vec![head], writable));
         self.make_available(head);
         true
+    }
+
+    /// Whether the rules were broken in this queue.
+    pub(super) fn is_messed(&self) -> bool {
+        self.messed
+    }
+
+    /// Expects nothing of this queue any more.
+    pub(super) fn give_up(&mut self) {
+        self.messed = true;
     }
 
     /// Writes what no driver would write, where none would.

@@ -173,6 +173,10 @@ impl Round {
                 13 => self.settle(random),
                 _ => self.call(random, |device| device.on_queue(index).map(|_| ())),
             }
+            // What is wrong in one queue may be a buffer on top of the rings of another.
+            if self.rings.iter().any(Ring::is_messed) {
+                self.rings.iter_mut().for_each(Ring::give_up);
+            }
         }
         // Whatever happened, a new driver finds a device that works.
         self.reset(random);
