@@ -105,17 +105,17 @@ impl Cri {
     /// Panics when it cannot be started.
     #[must_use]
     pub fn call(&self, args: &[&str]) -> Finished {
-        self.feed(args, Vec::new())
+        self.feed(args, &[])
     }
 
     /// Like [`Cri::call`], with something to read.
-    fn feed(&self, args: &[&str], stdin: Vec<u8>) -> Finished {
-        let mut finished = run_to_end(self.command(args), stdin.clone());
+    fn feed(&self, args: &[&str], stdin: &[u8]) -> Finished {
+        let mut finished = run_to_end(self.command(args), stdin.to_vec());
         for _ in 1..CONNECTIONS {
             if !finished.stderr.contains(NOT_CONNECTED) {
                 break;
             }
-            finished = run_to_end(self.command(args), stdin.clone());
+            finished = run_to_end(self.command(args), stdin.to_vec());
         }
         finished
     }

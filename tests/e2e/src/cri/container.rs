@@ -94,7 +94,7 @@ impl CriContainer {
 
     /// Exec, through containerd's streaming server: `stdin` goes in, the streams come back.
     #[must_use]
-    pub fn stream(&self, args: &[&str], stdin: Vec<u8>) -> Finished {
+    pub fn stream(&self, args: &[&str], stdin: &[u8]) -> Finished {
         let words = [&["exec", "--interactive", &self.id], args].concat();
         self.cri.feed(&words, stdin)
     }
@@ -108,7 +108,7 @@ impl CriContainer {
 
     /// Attach: `stdin` goes to its first process, until that closes its streams.
     #[must_use]
-    pub fn attach(&self, stdin: Vec<u8>) -> Finished {
+    pub fn attach(&self, stdin: &[u8]) -> Finished {
         self.cri.feed(&["attach", "--stdin", &self.id], stdin)
     }
 

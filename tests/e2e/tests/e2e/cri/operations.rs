@@ -25,10 +25,10 @@ fn a_kubelet_talks_with_the_processes_of_a_pod() {
 
     // Exec with streams: input to its end, both outputs apart, and the exit code.
     let much: Vec<u8> = (0..MUCH).map(|n| ((n * n) >> 8) as u8).collect();
-    let echoed = one.stream(&["cat"], much.clone()).ok();
+    let echoed = one.stream(&["cat"], &much).ok();
     assert!(echoed.stdout == much, "{} bytes", echoed.stdout.len());
     let script = "echo out; echo err >&2; read line; exit $line";
-    let ended = one.stream(&["sh", "-c", script], b"3\n".to_vec());
+    let ended = one.stream(&["sh", "-c", script], b"3\n");
     assert_eq!(ended.text(), "out");
     assert!(ended.stderr.starts_with("err\n"), "{ended:?}");
     assert!(ended.failure().contains("exit code 3"));
@@ -53,7 +53,7 @@ fn a_kubelet_talks_with_the_processes_of_a_pod() {
     let once = json!({"stdin": true, "stdin_once": true});
     let script = "cat; echo the end; exit 3";
     let streams = pod.start_with("streams", &["sh", "-c", script], once);
-    let attached = streams.attach(b"to its input\n".to_vec());
+    let attached = streams.attach(b"to its input\n");
     assert_eq!(attached.text(), "to its input\nthe end");
     assert_eq!(streams.ended().exit_code, 3);
     let on_terminal = json!({"stdin": true, "tty": true});
