@@ -117,20 +117,10 @@ pub(crate) fn segments(file: &[u8]) -> Result<Vec<Segment<'_>>, ElfError> {
         .map(|index| {
             let at = table.saturating_add(index * entry_size);
             let what = "a program header";
-            let word = |offset| {
-                Ok(u32::from_le_bytes(field(
-                    file,
-                    at.saturating_add(offset),
-                    what,
-                )?))
-            };
-            let long = |offset| {
-                Ok(u64::from_le_bytes(field(
-                    file,
-                    at.saturating_add(offset),
-                    what,
-                )?))
-            };
+            let word =
+                |offset| field(file, at.saturating_add(offset), what).map(u32::from_le_bytes);
+            let long =
+                |offset| field(file, at.saturating_add(offset), what).map(u64::from_le_bytes);
             let kind = word(0)?;
             let used = kind == SEGMENT_LOAD || kind == SEGMENT_NOTE;
             Ok(Segment {

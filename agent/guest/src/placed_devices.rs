@@ -48,17 +48,14 @@ pub fn place(bundle: &Path, spec: &mut Spec) -> io::Result<()> {
 }
 
 fn make(node: &Path, device: &LinuxDevice) -> io::Result<()> {
-    let part = |part: i64| u32::try_from(part).map_err(|_| io::ErrorKind::InvalidInput);
+    let number = || {
+        let part = |part: i64| u32::try_from(part).map_err(|_| io::ErrorKind::InvalidInput);
+        Ok::<_, io::Error>(makedev(part(device.major())?, part(device.minor())?))
+    };
     let (kind, number) = match device.typ() {
         LinuxDeviceType::P => (FileType::Fifo, 0),
-        LinuxDeviceType::B => {
-            let number = makedev(part(device.major())?, part(device.minor())?);
-            (FileType::BlockDevice, number)
-        }
-        _ => {
-            let number = makedev(part(device.major())?, part(device.minor())?);
-            (FileType::CharacterDevice, number)
-        }
+        LinuxDeviceType::B => (FileType::BlockDevice, number()?),
+        _ => (FileType::CharacterDevice, number()?),
     };
     mknodat(CWD, node, kind, Mode::empty(), number)?;
     let owner = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));

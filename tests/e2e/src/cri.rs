@@ -110,14 +110,14 @@ impl Cri {
 
     /// Like [`Cri::call`], with something to read.
     fn feed(&self, args: &[&str], stdin: &[u8]) -> Finished {
-        let mut finished = run_to_end(self.command(args), stdin.to_vec());
-        for _ in 1..CONNECTIONS {
-            if !finished.stderr.contains(NOT_CONNECTED) {
-                break;
+        let mut left = CONNECTIONS;
+        loop {
+            left -= 1;
+            let finished = run_to_end(self.command(args), stdin.to_vec());
+            if left == 0 || !finished.stderr.contains(NOT_CONNECTED) {
+                return finished;
             }
-            finished = run_to_end(self.command(args), stdin.to_vec());
         }
-        finished
     }
 
     /// The program on a terminal.
