@@ -10,6 +10,8 @@ pub(crate) enum Action {
     Start,
     /// `delete`: remove what is left of a container and print how it ended.
     Delete,
+    /// `clean-up`: how `delete` runs this program, to be done however long it takes.
+    CleanUp,
     /// No action: be the shim. `start` runs the program this way with the listening socket as
     /// standard input.
     Serve,
@@ -128,10 +130,11 @@ impl Args {
             _ if info => Action::Info,
             Some("start") => Action::Start,
             Some("delete") => Action::Delete,
+            Some("clean-up") => Action::CleanUp,
             None => Action::Serve,
             Some(other) => return Err(ArgsError::UnknownAction(other.to_owned())),
         };
-        if matches!(args.action, Action::Start | Action::Delete | Action::Serve) {
+        if !matches!(args.action, Action::Info | Action::Version) {
             // Both become parts of paths that this process makes and removes as root.
             require_identifier("-namespace", &args.namespace)?;
             require_identifier("-id", &args.id)?;

@@ -4,8 +4,10 @@
 //! live. It gets five seconds, must work whatever is left of the bundle, and only the answer may
 //! be on standard output.
 
+use std::env;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use caisson_sandbox::PodPlace;
@@ -33,18 +35,56 @@ use crate::start::bundle_dir;
 const POD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a shim may take to say whether it still knows the container. It never waits for the
-/// guest to say so.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// guest to say so, but may have to wait for a processor.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long it may take to end. One that takes longer ends all the same: it has begun.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// When containerd's patience is almost over; what is left of it is for the answer.
 const HOOKS_END: Duration = Duration::from_millis(4500);
 
 /// Cleans up and prints how the container ended.
 ///
+/// containerd kills this process after 5 s, and does not call it again. Where many pods end at once
+/// that can be too short to take a machine apart, so that is left to a process of its own, which
+/// ends when it is done.
+///
 /// # Errors
 /// Only when the answer cannot be printed: what could not be cleaned up is said on standard error,
 /// which containerd logs, and the rest is done.
 pub(crate) fn delete(args: &Args) -> anyhow::Result<()> {
+    if state_dir(&args.namespace, &args.id).exists() {
+        match hand_over() {
+            Ok(done) => {
+                io::stderr().write_all(&done.stderr)?;
+                io::stdout().write_all(&done.stdout)?;
+                io::stdout().flush()?;
+                return Ok(());
+            }
+            Err(error) => eprintln!("cannot start a process that cleans up: {error}"),
+        }
+    }
+    clean_up_and_answer(args)
+}
+
+/// Runs this program with the same flags and the action `clean-up`. Its output is a pipe to us, not
+/// containerd's own, which would wait until nobody holds that any more.
+fn hand_over() -> io::Result<Output> {
+    let mut words: Vec<_> = env::args_os().skip(1).collect();
+    words.pop();
+    Command::new(env::current_exe()?)
+        .args(words)
+        .arg("clean-up")
+        .stdin(Stdio::null())
+        .output()
+}
+
+/// `clean-up`: what `delete` does, without a limit of time but for the hooks.
+///
+/// # Errors
+/// As for [`delete`].
+pub(crate) fn clean_up_and_answer(args: &Args) -> anyhow::Result<()> {
     let hooks_end = Instant::now() + HOOKS_END;
     let bundle = Bundle::new(bundle_dir(args)?);
     let state = state_dir(&args.namespace, &args.id);
@@ -72,16 +112,19 @@ fn clean_up(args: &Args, bundle: &Bundle, state: &Path, hooks_end: Instant) -> (
                 pod_lives = true;
             }
         }
-    } else if bundle.pod().is_none() && lives_for_others(args, bundle, recorded.is_some()) {
+    } else if bundle.pod().is_none() && has_deleted_it(args, bundle, recorded.is_some()) {
         pod_lives = true;
     } else {
+        // Looked up first: containerd may remove the bundle while we are at it.
+        let sockets = sockets(args, bundle);
+        let cgroup = cgroup(args, bundle);
         complain(liveness::kill(bundle.path()));
         match caisson_sandbox::clean_up(state) {
             Ok(pid) => machine = pid,
             Err(error) => eprintln!("cannot remove {}: {error}", state.display()),
         }
-        complain(remove_socket(args, bundle));
-        complain(remove_cgroup(args, bundle));
+        complain(remove_dead(&sockets));
+        complain(cgroup.map_or(Ok(()), |group| host_cgroup::remove(&group)));
     }
     // The shim of a pod that lives runs the hooks of its containers itself.
     if !pod_lives {
@@ -137,42 +180,37 @@ fn recorded_socket(bundle: &Bundle) -> Option<PathBuf> {
     bundle.address().map(|address| socket::path_of(&address))
 }
 
-/// Removes the sockets of a shim that is gone: the recorded one, and the one of its name.
-fn remove_socket(args: &Args, bundle: &Bundle) -> io::Result<()> {
-    for path in recorded_socket(bundle)
-        .into_iter()
-        .chain([own_socket(args)])
-    {
-        if !socket::is_live(&path) {
-            socket::remove(&path)?;
-        }
-    }
-    Ok(())
+/// Where the shim may have listened: what is recorded, and the socket of its name.
+fn sockets(args: &Args, bundle: &Bundle) -> Vec<PathBuf> {
+    let recorded = recorded_socket(bundle).into_iter();
+    recorded.chain([own_socket(args)]).collect()
 }
 
-/// Removes the control group that the shim of a pod had entered.
-fn remove_cgroup(args: &Args, bundle: &Bundle) -> io::Result<()> {
+/// Removes those sockets that nobody serves any more.
+fn remove_dead(sockets: &[PathBuf]) -> io::Result<()> {
+    let mut dead = sockets.iter().filter(|path| !socket::is_live(path));
+    dead.try_for_each(|path| socket::remove(path))
+}
+
+/// The control group that the shim of a pod had entered.
+fn cgroup(args: &Args, bundle: &Bundle) -> Option<GroupPath> {
     if let Some(group) = bundle.pod() {
-        return group.map_or(Ok(()), |group| host_cgroup::remove(&group));
+        return group;
     }
-    let Ok(spec) = bundle.spec() else {
-        return Ok(());
-    };
-    let place = Group::of_spec(&args.id, &spec).map(|group| group.place);
-    let path = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.cgroups_path().as_ref());
-    match (place, path.map(|path| GroupPath::parse(path))) {
-        (Ok(PodPlace::Sandbox { .. }), Some(Ok(path))) => host_cgroup::remove(&path),
-        _ => Ok(()),
+    let spec = bundle.spec().ok()?;
+    let place = Group::of_spec(&args.id, &spec).ok()?.place;
+    let path = spec.linux().as_ref()?.cgroups_path().as_ref()?;
+    match place {
+        PodPlace::Sandbox { .. } => GroupPath::parse(path).ok(),
+        _ => None,
     }
 }
 
-/// Whether the shim that was started for this container has deleted it in order and lives on for
-/// others of its pod. containerd cleans up when a connection to a shim is closed, also when it has
-/// closed it itself after a Delete. A shim that has no container left ends.
-fn lives_for_others(args: &Args, bundle: &Bundle, was_made: bool) -> bool {
+/// Whether the shim that was started for this container has deleted it in order and lives on: for
+/// others of its pod, or because it is just ending, which takes its time where many do. containerd
+/// cleans up when a connection to a shim is closed, also when it has closed it itself after a
+/// Delete. A shim that has no container left ends.
+fn has_deleted_it(args: &Args, bundle: &Bundle, was_made: bool) -> bool {
     // A container that was never made was not deleted either: containerd gave up on its shim.
     if bundle.path().exists() && !was_made {
         return false;
@@ -181,21 +219,29 @@ fn lives_for_others(args: &Args, bundle: &Bundle, was_made: bool) -> bool {
     let Ok(runtime) = event_loop() else {
         return false;
     };
-    let forgotten = async {
-        let stream = UnixStream::connect(&path).await.ok()?;
-        let tasks = TaskClient::new(Client::new(Socket::from(stream)));
-        let context = || ttrpc::context::with_duration(ANSWER_TIMEOUT);
-        let mut state = api::StateRequest::new();
-        args.id.clone_into(&mut state.id);
-        let error = tasks.state(context(), &state).await.err()?;
-        is_not_found(&error).then_some(())?;
+    runtime.block_on(async {
+        let asked = timeout(ANSWER_TIMEOUT, forgotten_by(&path, &args.id)).await;
+        let Ok(Some(tasks)) = asked else {
+            return false;
+        };
         let mut shutdown = api::ShutdownRequest::new();
         args.id.clone_into(&mut shutdown.id);
-        tasks.shutdown(context(), &shutdown).await.ok().map(drop)
-    };
-    let answered = runtime.block_on(async { timeout(ANSWER_TIMEOUT, forgotten).await });
-    // Its socket is gone before a shim that ends says so.
-    matches!(answered, Ok(Some(()))) && socket::is_live(&path)
+        let context = ttrpc::context::with_duration(SHUTDOWN_TIMEOUT);
+        // Its socket is gone before a shim that ends says so.
+        let ended = tasks.shutdown(context, &shutdown).await.is_ok() && !socket::is_live(&path);
+        !ended
+    })
+}
+
+/// The shim that listens at `path`, if it says that it has no container `id`.
+async fn forgotten_by(path: &Path, id: &str) -> Option<TaskClient> {
+    let stream = UnixStream::connect(path).await.ok()?;
+    let tasks = TaskClient::new(Client::new(Socket::from(stream)));
+    let mut state = api::StateRequest::new();
+    id.clone_into(&mut state.id);
+    let context = ttrpc::context::with_duration(ANSWER_TIMEOUT);
+    let error = tasks.state(context, &state).await.err()?;
+    is_not_found(&error).then_some(tasks)
 }
 
 /// Has the shim of the pod kill and forget one container. Returns false for a pod that is gone: it

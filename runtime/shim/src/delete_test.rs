@@ -279,6 +279,32 @@ async fn a_pod_lives_on_when_the_container_that_it_was_started_for_was_deleted()
     live.server.stop().await;
 }
 
+/// Where many pods end at once, a machine takes longer to end than containerd waits for Shutdown; it
+/// closes its connection then and cleans up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shim_that_is_just_ending_is_left_to_end() {
+    let bench = bench("pod");
+    bench.write("config.json", r#"{"ociVersion":"1.0.2"}"#);
+    let own = bench.bundle.path().to_owned();
+    let live = LivePod::new(&bench, "pod", &[("pod", own.as_path())]).await;
+    let mut shim = hold_as_a_shim(&bench);
+    let owner = ProcessKey::new("pod", "");
+    live.pod.kill(&owner, 9, true).await.unwrap();
+    live.pod.wait(&owner).await.unwrap();
+    Arc::clone(&live.pod).delete(owner).await.unwrap();
+
+    let held = live.vm.hold_stops();
+    let (_, bench) = delete(bench).await;
+    assert!(live.vm.calls().contains(&"stop /".to_owned()));
+    assert_eq!(shim.try_wait().unwrap(), None, "it was killed");
+    assert!(socket::is_live(&bench.socket()));
+    drop(held);
+    live.pod.over().await;
+    shim.kill().unwrap();
+    shim.wait().unwrap();
+    live.server.stop().await;
+}
+
 #[test]
 fn a_pod_that_does_not_answer_delays_two_seconds_only() {
     let bench = bench("c2");

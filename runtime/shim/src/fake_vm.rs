@@ -32,8 +32,9 @@ struct Inner {
     end: watch::Sender<Option<VmEnd>>,
     /// Taken by each start_process; tests take permits away to hold starts up.
     starts: Semaphore,
-    /// Likewise for delete_process.
+    /// Likewise for delete_process and stop.
     deletes: Semaphore,
+    stops: Semaphore,
     /// Likewise for what is done to a whole container.
     changes: Semaphore,
     /// Likewise for signal and create_container.
@@ -99,6 +100,7 @@ impl FakeVm {
             end: watch::Sender::new(None),
             starts: Semaphore::new(PERMITS),
             deletes: Semaphore::new(PERMITS),
+            stops: Semaphore::new(PERMITS),
             changes: Semaphore::new(PERMITS),
             signals: Semaphore::new(PERMITS),
             creates: Semaphore::new(PERMITS),
@@ -181,6 +183,12 @@ impl FakeVm {
     pub(crate) fn hold_deletes(&self) -> impl Drop + '_ {
         let all = u32::try_from(PERMITS).unwrap();
         self.0.deletes.try_acquire_many(all).unwrap()
+    }
+
+    /// Holds up the end of the machine until the returned guard is dropped.
+    pub(crate) fn hold_stops(&self) -> impl Drop + '_ {
+        let all = u32::try_from(PERMITS).unwrap();
+        self.0.stops.try_acquire_many(all).unwrap()
     }
 
     /// Holds up every change of a container until the returned guard is dropped.
@@ -473,6 +481,7 @@ impl Vm for FakeVm {
     }
     async fn stop(&self) {
         self.call("stop", &key("", ""));
+        let _held = self.0.stops.acquire().await.unwrap();
         self.guest().processes.clear();
         self.0.end.send_replace(Some(VmEnd {
             kind: VmEndKind::Stopped,

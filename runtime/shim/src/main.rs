@@ -62,6 +62,7 @@ fn main() -> ExitCode {
     let result = match args.action {
         Action::Start => start::start(&args),
         Action::Delete => delete::delete(&args),
+        Action::CleanUp => delete::clean_up_and_answer(&args),
         Action::Serve => daemon::serve(&args),
         Action::Info => info::info(),
         Action::Version => info::version(),

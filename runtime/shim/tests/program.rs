@@ -109,22 +109,29 @@ impl Bench {
     }
 
     fn run_with(&self, env: &[(&str, &str)], action: &str, input: &[u8]) -> Output {
-        let mut child = Command::new(PROGRAM)
+        let mut child = self
+            .command(action)
+            .envs(env.iter().copied())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        // Reads until nobody holds the pipes any more, as containerd does.
+        child.wait_with_output().unwrap()
+    }
+
+    fn command(&self, action: &str) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command
             .args(["-namespace", NAMESPACE, "-id", &self.id])
             .args(["-address", self.dir.path().to_str().unwrap()])
             .args(["-publish-binary", "/usr/bin/containerd", action])
             .current_dir(self.bundle())
             .env("TTRPC_ADDRESS", "")
             .env("MAX_SHIM_VERSION", "2")
-            .envs(env.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(input).unwrap();
-        // Reads until nobody holds the pipes any more, as containerd does.
-        child.wait_with_output().unwrap()
+            .stderr(Stdio::piped());
+        command
     }
 
     /// Asks as containerd 2.3 does, with a socket directory of our own.
@@ -373,6 +380,45 @@ fn delete_ends_a_shim_that_hangs_and_tells_the_recorded_pid() {
     assert!(!shim.socket.exists());
     let again = bench.run("delete", b"");
     assert!(again.status.success(), "a second time");
+}
+
+/// containerd kills `delete` after 5 s, wherever it is.
+#[test]
+fn what_delete_has_begun_is_done_even_if_it_is_killed() {
+    if !root() {
+        return;
+    }
+    let bench = Bench::new("killed", CONFIG);
+    let state = Path::new("/run/caisson").join(NAMESPACE).join(&bench.id);
+    fs::create_dir_all(&state).unwrap();
+    let (gate, done) = (bench.dir.path().join("gate"), bench.dir.path().join("done"));
+    let made = Command::new("mkfifo").arg(&gate).status().unwrap();
+    assert!(made.success());
+    // A hook runs after everything else.
+    let script = format!(
+        "read line <{}; echo $line >{}",
+        gate.display(),
+        done.display()
+    );
+    let due = serde_json::json!({
+        "state": {"ociVersion": "1.1.0", "id": "killed", "status": "stopped", "bundle": "/"},
+        "hooks": [{"path": "/bin/sh", "args": ["sh", "-c", script]}],
+    });
+    fs::write(bench.bundle().join("poststop.json"), due.to_string()).unwrap();
+
+    let mut delete = bench.command("delete").spawn().unwrap();
+    // Opens as soon as the hook does.
+    let mut hook = fs::OpenOptions::new().write(true).open(&gate).unwrap();
+    delete.kill().unwrap();
+    // Nobody else holds containerd's pipes.
+    let output = delete.wait_with_output().unwrap();
+    assert!(output.stdout.is_empty() && !state.exists());
+    writeln!(hook, "finished").unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fs::read_to_string(&done).ok().as_deref() != Some("finished\n") {
+        assert!(Instant::now() < deadline, "the cleaning up was killed too");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]

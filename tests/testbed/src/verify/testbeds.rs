@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use caisson_testbed::Tally;
@@ -25,9 +26,6 @@ const OURS: [(&str, &str, &[&str]); 6] = [
         &["/share/e2e", "--skip", "faults::", "--skip", "cri::"],
     ),
     ("pods", "1.7", &["/share/e2e", "cri::"]),
-    ("faults", "1.7", &["/share/e2e", "faults::"]),
-    ("VMM alone", "1.7", &["/share/machine"]),
-    ("containerd 1.6", "1.6", &["/share/e2e", "smoke::"]),
     (
         "containerd 2",
         "2",
@@ -41,6 +39,9 @@ const OURS: [(&str, &str, &[&str]); 6] = [
             "cri::volumes::volumes_of",
         ],
     ),
+    ("faults", "1.7", &["/share/e2e", "faults::"]),
+    ("VMM alone", "1.7", &["/share/machine"]),
+    ("containerd 1.6", "1.6", &["/share/e2e", "smoke::"]),
 ];
 
 /// One machine and what is tested in it.
@@ -109,11 +110,14 @@ impl Run {
     fn finish(self) -> Result<(Tally, bool)> {
         let Self { name, command } = self;
         let mut tally = Tally::default();
+        let began = Instant::now();
         let held = lines_of(command, |line| {
             if let Some(counted) = Tally::from_line(line) {
                 tally += counted;
             }
-            Ok(writeln!(io::stdout(), "[{name}] {line}")?)
+            // The harness does not tell how long a test takes.
+            let seconds = began.elapsed().as_secs();
+            Ok(writeln!(io::stdout(), "[{name}, {seconds} s] {line}")?)
         })
         .with_context(|| format!("tests in the testbed, {name}"))?;
         Ok((tally, held))
