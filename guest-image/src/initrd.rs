@@ -105,12 +105,16 @@ fn build_agent(options: &Options) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What the agent is compiled with besides its profile. Its 16 thousand relocations are packed
-/// into bits, because all of it is copied twice at every start, and stays in memory.
-const FLAGS: [&str; 2] = [
+/// What the agent is compiled with besides its profile. All of it is copied twice at every start, and
+/// stays in memory: so its 16 thousand relocations are packed into bits, and the tables for unwinding
+/// are left out.
+const FLAGS: [&str; 3] = [
     "-Ctarget-feature=+crt-static",
     "-Clink-arg=-Wl,-z,pack-relative-relocs",
+    "-Clink-arg=-Wl,--no-eh-frame-hdr",
 ];
+/// For the linker, in the workspace.
+const LINKER_SCRIPT: &str = "guest-image/agent.ld";
 
 /// Compiler flags of the agent, with the separator that cargo takes: a static program, in which
 /// no path of this machine is to be found.
@@ -127,6 +131,8 @@ fn rust_flags(workspace: &Path) -> anyhow::Result<OsString> {
         .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
 
     let mut flags = OsString::from(FLAGS.join("\x1f"));
+    flags.push("\x1f-Clink-arg=-Wl,-T,");
+    flags.push(workspace.join(LINKER_SCRIPT));
     let mut remap = |from: &Path, to: &str| {
         if from.is_absolute() {
             flags.push("\x1f--remap-path-prefix=");
