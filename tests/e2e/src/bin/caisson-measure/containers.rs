@@ -8,14 +8,22 @@ use crate::chart;
 use crate::contender::Contender;
 use crate::liveness;
 use crate::memory::Usage;
-use crate::table::{Times, time};
+use crate::table::{Aim, RUNC, Table, time};
 
-pub(crate) fn measure(rounds: usize, contenders: &[&Contender], wanted: &dyn Fn(&str) -> bool) {
+const START: &str = "ctr run --rm docker.io/library/busybox:latest true";
+const EXEC: &str = "ctr task exec … true";
+
+pub(crate) fn measure(
+    rounds: usize,
+    contenders: &[&'static Contender],
+    wanted: &dyn Fn(&str) -> bool,
+    table: &mut Table,
+) {
     if wanted("start") {
-        start_to_end(rounds, contenders);
+        start_to_end(rounds, contenders, table);
     }
     if wanted("exec") {
-        exec(rounds, contenders);
+        exec(rounds, contenders, table);
     }
     if wanted("idle") {
         idle();
@@ -23,39 +31,34 @@ pub(crate) fn measure(rounds: usize, contenders: &[&Contender], wanted: &dyn Fn(
 }
 
 /// `ctr run --rm … true`, the contenders taking turns.
-fn start_to_end(rounds: usize, contenders: &[&Contender]) {
-    let mut times = Times::default();
-    // The first round warms the caches and is not counted.
+fn start_to_end(rounds: usize, contenders: &[&'static Contender], table: &mut Table) {
     for round in 0..=rounds {
         for contender in contenders {
             let (finished, took) = time(|| contender.run("timed"));
             let _ = finished.ok();
-            if round > 0 {
-                times.note(contender.name, took);
-            }
+            table.note(round, START, contender.name, took);
         }
     }
-    times.print(&format!("ctr run --rm {BUSYBOX} true, {rounds} rounds"));
+    table.aim(START, Aim::Times(1.5, RUNC));
+    table.done(START);
 }
 
 /// `ctr task exec … true` in a running container, the contenders taking turns.
-fn exec(rounds: usize, contenders: &[&Contender]) {
-    let mut times = Times::default();
+fn exec(rounds: usize, contenders: &[&'static Contender], table: &mut Table) {
     for contender in contenders {
         contender.start();
     }
     for round in 0..=rounds {
         for contender in contenders {
             let ((), took) = time(|| contender.exec(&format!("e{round}")));
-            if round > 0 {
-                times.note(contender.name, took);
-            }
+            table.note(round, EXEC, contender.name, took);
         }
     }
     for contender in contenders {
         contender.remove();
     }
-    times.print(&format!("ctr task exec … true, {rounds} rounds"));
+    table.aim(EXEC, Aim::Times(1.5, RUNC));
+    table.done(EXEC);
 }
 
 /// One container of ours: the phases of its start, its memory, and what it answers.

@@ -7,6 +7,7 @@ use std::process::Command;
 use caisson_e2e::{BUSYBOX, Containerd, Ctr, Finished, RUNTIME};
 
 const RUNC: &str = "io.containerd.runc.v2";
+const RUNC_SHIM: &str = "/usr/bin/containerd-shim-runc-v2";
 
 /// A runtime and how it is asked for.
 #[derive(Debug)]
@@ -16,6 +17,10 @@ pub(crate) struct Contender {
     options: &'static [&'static str],
     /// The runtime handler of its pods.
     pub(crate) handler: &'static str,
+    /// Whether a block device of the host can be a container's.
+    pub(crate) has_devices: bool,
+    /// Its files on a node, and folders with nothing else.
+    pub(crate) files: &'static [&'static str],
 }
 
 const ALL: [Contender; 4] = [
@@ -23,21 +28,33 @@ const ALL: [Contender; 4] = [
         name: "runc",
         options: &["--runtime", RUNC],
         handler: "runc",
+        has_devices: true,
+        files: &["/usr/bin/runc", RUNC_SHIM],
     },
     Contender {
         name: "crun",
         options: &["--runtime", RUNC, "--runc-binary", "crun"],
         handler: "crun",
+        has_devices: true,
+        files: &["/usr/bin/crun", RUNC_SHIM],
     },
     Contender {
         name: "gVisor",
         options: &["--runtime", "io.containerd.runsc.v1"],
         handler: "runsc",
+        has_devices: false,
+        files: &["/usr/bin/runsc", "/usr/bin/containerd-shim-runsc-v1"],
     },
     Contender {
         name: CAISSON,
         options: &["--runtime", RUNTIME],
         handler: "caisson",
+        has_devices: true,
+        files: &[
+            "/usr/local/bin/containerd-shim-caisson-v2",
+            "/usr/local/libexec/caisson",
+            "/usr/local/share/caisson",
+        ],
     },
 ];
 
@@ -110,9 +127,14 @@ impl Contender {
 
     /// A container that sleeps, with the contender's name.
     pub(crate) fn start(&self) {
-        let sleep = [BUSYBOX, self.name, "sleep", "100000"];
-        let words = [&["run", "--detach"], self.options, &sleep];
-        let _ = Ctr::new(&words.concat()).finish().ok();
+        let _ = self.start_as(self.name, &[]).ok();
+    }
+
+    /// A container that sleeps, with options of `ctr run`.
+    pub(crate) fn start_as(&self, id: &str, options: &[&str]) -> Finished {
+        let sleep = [BUSYBOX, id, "sleep", "100000"];
+        let words = [&["run", "--detach"], self.options, options, &sleep];
+        Ctr::new(&words.concat()).finish()
     }
 
     /// `ctr task exec … true` in the container that sleeps.
