@@ -136,6 +136,8 @@ impl Bench {
             let made = File::create(&image).and_then(|file| file.set_len(DISK));
             made.expect("there is room for a disk");
             let image = image.display();
+            // Loop devices are a module of the testbed's kernel.
+            let _ = run("modprobe loop");
             let _ = run(&format!("mkfs.ext4 -q -F {image}"));
             run(&format!("losetup -f --show {image}")).trim().to_owned()
         });

@@ -22,6 +22,7 @@ mod bench;
 mod chart;
 mod containers;
 mod contender;
+mod cost;
 mod installed;
 mod liveness;
 mod memory;
