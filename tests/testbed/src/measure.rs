@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use caisson_testbed::{packages, progress, runsc, static_program};
 use clap::Args;
 
-use crate::go_program::{CRICTL, GVISOR_SHIM};
+use crate::go_program::CRICTL;
 use crate::measure_vmm;
 use crate::record;
 use crate::testbed_command::{again, passed_on};
@@ -224,9 +224,7 @@ fn stage(workspace: &Path, folder: &Path) -> Result<()> {
     if let Err(reason) = CRICTL.stage(workspace, folder)? {
         progress::line(&format!("without pods: {reason}"));
     }
-    let gvisor = GVISOR_SHIM.stage(workspace, folder)?;
-    let gvisor = gvisor.map_err(anyhow::Error::msg).and_then(|()| runsc());
-    match gvisor {
+    match runsc() {
         Ok(program) => {
             copy(&program, "runsc")?;
         }
