@@ -128,9 +128,10 @@ impl MeasureArguments {
         });
         let with_part: Vec<Kind> = with_part.collect();
         if with_part.is_empty() {
-            let parts = chosen
-                .iter()
-                .map(|kind| format!("of {}: all, {}", kind.name, kind.parts.join(", ")));
+            let parts = chosen.iter().map(|kind| {
+                let all = ["all"].iter().chain(kind.parts).copied();
+                format!("of {}: {}", kind.name, all.collect::<Vec<_>>().join(", "))
+            });
             let parts: Vec<String> = parts.collect();
             bail!("--only {}: the parts are {}", self.only, parts.join("; "));
         }
@@ -232,3 +233,7 @@ fn stage(workspace: &Path, folder: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "measure_test.rs"]
+mod tests;
