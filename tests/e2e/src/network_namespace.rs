@@ -9,7 +9,7 @@ const PLACE: &str = "/run/netns";
 
 /// A network namespace, gone with this value.
 #[derive(Debug)]
-pub struct NetworkNamespace(&'static str);
+pub struct NetworkNamespace(String);
 
 impl NetworkNamespace {
     /// Makes one with a loopback interface that is up.
@@ -18,9 +18,9 @@ impl NetworkNamespace {
     /// Panics when that cannot be done.
     #[must_use]
     #[track_caller]
-    pub fn new(name: &'static str) -> Self {
+    pub fn new(name: &str) -> Self {
         let _ = run(&format!("ip netns add {name}"));
-        let namespace = Self(name);
+        let namespace = Self(name.to_owned());
         let _ = namespace.run("ip link set lo up");
         namespace
     }
@@ -28,7 +28,7 @@ impl NetworkNamespace {
     /// Where it can be joined.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        Path::new(PLACE).join(self.0)
+        Path::new(PLACE).join(&self.0)
     }
 
     /// What `ctr run` wants to hear after `--with-ns`.
@@ -43,7 +43,7 @@ impl NetworkNamespace {
     /// Panics when that cannot be done.
     #[track_caller]
     pub fn connect(&self, interface: &str, peer: &str) {
-        let netns = self.0;
+        let netns = &self.0;
         let _ = run(&format!(
             "ip link add {peer} type veth peer name {interface} netns {netns}"
         ));
@@ -78,7 +78,7 @@ impl NetworkNamespace {
 impl Drop for NetworkNamespace {
     fn drop(&mut self) {
         let _ = Command::new("ip")
-            .args(["netns", "delete", self.0])
+            .args(["netns", "delete", &self.0])
             .status();
         // What the first call of ip makes for all.
         if fs::read_dir(PLACE).is_ok_and(|mut all| all.next().is_none()) {

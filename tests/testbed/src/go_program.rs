@@ -31,14 +31,6 @@ pub(crate) const CRICTL: GoProgram = GoProgram {
     variable: "CAISSON_CRICTL",
 };
 
-/// gVisor's shim, of the week of Debian's `runsc`: without it, gVisor has no pods.
-pub(crate) const GVISOR_SHIM: GoProgram = GoProgram {
-    module: "gvisor.dev/gvisor/shim",
-    version: "v0.0.0-20240722211153-64c016c92987",
-    name: "containerd-shim-runsc-v1",
-    variable: "CAISSON_GVISOR_SHIM",
-};
-
 /// Where Go's own archive installs it, which need not be in PATH.
 const USUAL_GO: &str = "/usr/local/go/bin/go";
 

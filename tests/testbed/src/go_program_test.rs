@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use super::{CRICTL, GVISOR_SHIM};
+use super::CRICTL;
 
 #[test]
 fn one_version_is_built_into_the_folder_without_libraries() {
@@ -19,5 +19,4 @@ fn one_version_is_built_into_the_folder_without_libraries() {
 #[test]
 fn a_program_is_found_by_the_name_that_go_gives_it() {
     assert_eq!(CRICTL.built_name(), "crictl");
-    assert_eq!(GVISOR_SHIM.built_name(), "shim");
 }

@@ -1,4 +1,4 @@
-//! `cargo measure`: Caisson beside runc, crun and gVisor, or its VMM beside others, in one run of
+//! `cargo measure`: Caisson beside runc, crun and gVisor, and its VMM beside others, in one run of
 //! the testbed.
 
 use std::fs;
@@ -6,10 +6,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use caisson_testbed::{packages, progress, runsc};
+use caisson_testbed::{packages, progress, runsc, static_program};
 use clap::Args;
 
-use crate::go_program::{CRICTL, GVISOR_SHIM};
+use crate::go_program::CRICTL;
 use crate::measure_vmm;
 use crate::record;
 use crate::testbed_command::{again, passed_on};
@@ -23,13 +23,26 @@ const CHART: &str = "docs/boot-chart.svg";
 /// MiB of the machine that holds fifty pods.
 const MEMORY_FOR_PODS: &str = "10240";
 
-/// Time containers and pods of Caisson and of others in turns, and show where time and memory go.
+/// The benchmark of containers, pods and work, its package, and what it has done in containers.
+const BENCHMARK: &str = "caisson-measure";
+const PACKAGE: &str = "caisson-e2e";
+const WORK: &str = "caisson-measured-work";
+/// Where they lie in the shared folder.
+const PROGRAMS: &str = "programs";
+/// A program in the shared folder is read anew each time it starts.
+const RUN_BENCHMARK: &str = "cp -r /share/programs /var/tmp/measure && \
+                             /var/tmp/measure/caisson-measure \"$1\" \"$2\" \"$3\" \"$4\" \"$5\" \"$6\"";
+const RUN_BENCHMARK_OF_VMM: &str = "/share/caisson-measure-vmm \"$2\" \"$3\" \"$6\" \"$7\" \"$4\"";
+
+/// Caisson beside others, by turns in one run: containers, pods, work inside containers, and the VMM
+/// alone. Without an option that names one of them, all of them.
 #[derive(Debug, Args)]
 pub(crate) struct MeasureArguments {
     /// Rounds that count, after one that does not.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 5)]
     rounds: u32,
-    /// Count instructions instead of time: one nanosecond each, the same in every run.
+    /// Count instructions instead of time: one nanosecond each, the same in every run. Without an
+    /// option that names something else, of containers and of the VMM.
     #[arg(long)]
     icount: bool,
     /// Keep the counts in docs/instructions.tsv.
@@ -39,87 +52,136 @@ pub(crate) struct MeasureArguments {
     #[arg(long, value_name = "REV", requires = "icount", conflicts_with = "pods")]
     against: Option<String>,
     /// Put a picture of one start, which is part of "idle", into docs/boot-chart.svg.
-    #[arg(long, conflicts_with_all = ["pods", "vmm"])]
+    #[arg(long)]
     chart: bool,
+    /// Containers of ctr: their start, an exec, one that is idle; and what is installed for them.
+    #[arg(long)]
+    containers: bool,
     /// Pods through CRI: one after the other, many at once, and the memory of idle ones.
     #[arg(long)]
     pods: bool,
+    /// Work inside containers: disks, many small files, network, system calls, memory given back.
+    #[arg(long)]
+    work: bool,
     /// The VMM alone beside QEMU: starts, disks, networks and vsock.
-    #[arg(long, conflicts_with = "pods")]
+    #[arg(long)]
     vmm: bool,
-    /// Only one part of it. Of containers: start, exec, idle; of pods: start, idle, overhead; of the
-    /// VMM: start, transfer.
+    /// Only one part: of containers start, exec or idle; of pods start, idle or overhead; of the VMM
+    /// start or transfer.
     #[arg(long, value_name = "PART", default_value = "all")]
     only: String,
     /// Only those contenders with this in their name, such as "pod's devices" of the VMM's starts.
     #[arg(long, value_name = "NAME", default_value = "")]
     contender: String,
     /// How many idle pods there are at once, one number after the other.
-    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 10, 50],
-        requires = "pods")]
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 10, 50])]
     at_once: Vec<u32>,
-    /// Only those transfers in whose name this occurs: disk, network, "to the guest" …
-    #[arg(long, value_name = "TEXT", requires = "vmm", default_value = "")]
+    /// Only those rows of work, and those transfers of the VMM, in whose name this occurs: disk,
+    /// network, "to the guest", "volume: " …
+    #[arg(long, value_name = "TEXT", default_value = "")]
     rows: String,
 }
 
+/// Something that is measured, and its parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Kind {
+    name: &'static str,
+    parts: &'static [&'static str],
+}
+
+const CONTAINERS: Kind = Kind {
+    name: "containers",
+    parts: &["start", "exec", "idle"],
+};
+const PODS: Kind = Kind {
+    name: "pods",
+    parts: &["start", "idle", "overhead"],
+};
+const WORK_INSIDE: Kind = Kind {
+    name: "work",
+    parts: &[],
+};
+const VMM: Kind = Kind {
+    name: "vmm",
+    parts: &["start", "transfer"],
+};
+
 impl MeasureArguments {
-    /// What is measured, and the parts of it.
-    fn parts(&self) -> (&'static str, &'static [&'static str]) {
-        match (self.vmm, self.pods) {
-            (true, _) => ("vmm", &["all", "start", "transfer"]),
-            (_, true) => ("pods", &["all", "start", "idle", "overhead"]),
-            _ => ("containers", &["all", "start", "exec", "idle"]),
+    /// What is measured: what is named, or all, as far as it has the part that is asked for.
+    fn kinds(&self) -> Result<Vec<Kind>> {
+        let named = [
+            (CONTAINERS, self.containers),
+            (PODS, self.pods),
+            (WORK_INSIDE, self.work),
+            (VMM, self.vmm),
+        ];
+        let none_is_named = named.iter().all(|(_, is_named)| !is_named);
+        let by_default = |kind: Kind| !self.icount || kind == CONTAINERS || kind == VMM;
+        let chosen = named
+            .into_iter()
+            .filter(|(kind, is_named)| *is_named || none_is_named && by_default(*kind))
+            .map(|(kind, _)| kind);
+        let chosen: Vec<Kind> = chosen.collect();
+        let with_part = chosen.iter().copied().filter(|kind| {
+            let only = self.only.as_str();
+            only == "all" || kind.parts.contains(&only)
+        });
+        let with_part: Vec<Kind> = with_part.collect();
+        if with_part.is_empty() {
+            let parts = chosen.iter().map(|kind| {
+                let all = ["all"].iter().chain(kind.parts).copied();
+                format!("of {}: {}", kind.name, all.collect::<Vec<_>>().join(", "))
+            });
+            let parts: Vec<String> = parts.collect();
+            bail!("--only {}: the parts are {}", self.only, parts.join("; "));
         }
+        Ok(with_part)
     }
 }
 
-/// Builds the benchmark and runs it in the testbed.
+/// Builds the benchmarks and runs them in the testbed.
 ///
 /// # Errors
-/// Fails when the benchmark or the testbed cannot be had.
+/// Fails when a benchmark or the testbed cannot be had.
 pub(crate) fn run(workspace: &Path, arguments: &MeasureArguments) -> Result<ExitCode> {
-    let (what, parts) = arguments.parts();
-    if !parts.contains(&arguments.only.as_str()) {
-        let parts = parts.join(", ");
-        bail!("--only {}: the parts of {what} are {parts}", arguments.only);
-    }
+    let mut kinds = arguments.kinds()?;
     packages::install_missing()?;
     let share = workspace.join("target/testbed/measure");
-    let program = if arguments.vmm {
-        measure_vmm::stage(workspace, &share)?
-    } else {
-        stage(workspace, &share)?
-    };
+    // What another run has put there need not be copied.
+    if share.exists() {
+        fs::remove_dir_all(&share).with_context(|| format!("removing {}", share.display()))?;
+    }
+    fs::create_dir_all(&share).with_context(|| format!("cannot make {}", share.display()))?;
     let counts = share.join(COUNTS);
     fs::write(&counts, "").with_context(|| format!("cannot write {}", counts.display()))?;
     let mut testbed = again();
     testbed
         .args(arguments.icount.then_some("--icount"))
         .arg("--share")
-        .arg(share);
-    if arguments.pods {
+        .arg(&share);
+    if kinds.contains(&PODS) {
         testbed.args(["--memory", MEMORY_FOR_PODS]);
     }
-    testbed.arg("--");
-    let rounds = arguments.rounds.to_string();
-    if arguments.vmm {
-        testbed.arg(format!("/share/{program}"));
-        testbed.args([&rounds, &arguments.only, &arguments.rows]);
-        testbed.arg(match arguments.icount {
-            true => "instructions",
-            false => "time",
-        });
-        testbed.arg(&arguments.contender);
-    } else {
-        // A program in the shared folder is read anew each time it starts.
-        let script =
-            format!("cp -r /share /var/tmp/measure && exec /var/tmp/measure/{program} \"$@\"");
-        testbed.args(["sh", "-c", &script, program, what, &rounds]);
-        testbed.args([&arguments.only, &arguments.contender]);
-        let at_once: Vec<String> = arguments.at_once.iter().map(u32::to_string).collect();
-        testbed.arg(at_once.join(","));
+    let mut commands = Vec::new();
+    let vmm = kinds.extract_if(.., |kind| *kind == VMM).next();
+    if !kinds.is_empty() {
+        stage(workspace, &share.join(PROGRAMS))?;
+        commands.push(RUN_BENCHMARK);
     }
+    if vmm.is_some() {
+        measure_vmm::stage(workspace, &share)?;
+        commands.push(RUN_BENCHMARK_OF_VMM);
+    }
+    let kinds: Vec<&str> = kinds.iter().map(|kind| kind.name).collect();
+    let at_once: Vec<String> = arguments.at_once.iter().map(u32::to_string).collect();
+    testbed.args(["--", "sh", "-c", &commands.join(" && "), BENCHMARK]);
+    testbed.args([&kinds.join(","), &arguments.rounds.to_string()]);
+    testbed.args([&arguments.only, &arguments.contender]);
+    testbed.args([&at_once.join(","), &arguments.rows]);
+    testbed.arg(match arguments.icount {
+        true => "instructions",
+        false => "time",
+    });
     let code = passed_on(testbed)?;
     if code == ExitCode::SUCCESS {
         if arguments.chart {
@@ -138,42 +200,40 @@ pub(crate) fn run(workspace: &Path, arguments: &MeasureArguments) -> Result<Exit
     Ok(code)
 }
 
-/// Builds the benchmark of containers and copies it to `share`, and with it the contenders that are
-/// not in the testbed; returns its name.
-fn stage(workspace: &Path, share: &Path) -> Result<&'static str> {
-    const PROGRAM: &str = "caisson-measure";
+/// Builds the benchmark and copies it to `folder`, with what it needs and the contenders that are not
+/// in the testbed.
+fn stage(workspace: &Path, folder: &Path) -> Result<()> {
     let build = [
         "build",
         "--release",
         "--package",
-        "caisson-e2e",
+        PACKAGE,
         "--bin",
-        PROGRAM,
+        BENCHMARK,
     ];
     let status = cargo(&build).status().context("cannot run cargo")?;
     if !status.success() {
         bail!("the benchmark does not build");
     }
-    // What another benchmark has put there need not be copied.
-    if share.exists() {
-        fs::remove_dir_all(share).with_context(|| format!("removing {}", share.display()))?;
-    }
-    fs::create_dir_all(share).with_context(|| format!("cannot make {}", share.display()))?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let copy = |from: &Path, name: &str| {
-        let staged = share.join(name);
+        let staged = folder.join(name);
         fs::copy(from, &staged).with_context(|| format!("cannot write {}", staged.display()))
     };
-    copy(&workspace.join("target/release").join(PROGRAM), PROGRAM)?;
-    if let Err(reason) = CRICTL.stage(workspace, share)? {
+    copy(&workspace.join("target/release").join(BENCHMARK), BENCHMARK)?;
+    copy(&static_program(PACKAGE, WORK)?, WORK)?;
+    if let Err(reason) = CRICTL.stage(workspace, folder)? {
         progress::line(&format!("without pods: {reason}"));
     }
-    let gvisor = GVISOR_SHIM.stage(workspace, share)?;
-    let gvisor = gvisor.map_err(anyhow::Error::msg).and_then(|()| runsc());
-    match gvisor {
+    match runsc() {
         Ok(program) => {
             copy(&program, "runsc")?;
         }
         Err(reason) => progress::line(&format!("without gVisor: {reason:#}")),
     }
-    Ok(PROGRAM)
+    Ok(())
 }
+
+#[cfg(test)]
+#[path = "measure_test.rs"]
+mod tests;

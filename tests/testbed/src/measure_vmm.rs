@@ -30,11 +30,11 @@ const FIRMWARE_FOLDERS: [&str; 3] = ["/usr/share/qemu", "/usr/share/seabios", "/
 /// VMMs that are compared when somebody has built them; ours as it was before a change, too.
 const PEERS: [&str; 3] = ["firecracker", "cloud-hypervisor", "caisson-vmm"];
 
-/// Builds and gathers everything in `share`; returns the program to run there.
+/// Builds and gathers everything in `share`.
 ///
 /// # Errors
 /// When something does not build or is not installed.
-pub(crate) fn stage(workspace: &Path, share: &Path) -> Result<&'static str> {
+pub(crate) fn stage(workspace: &Path, share: &Path) -> Result<()> {
     let build = [
         "build",
         "--release",
@@ -47,7 +47,6 @@ pub(crate) fn stage(workspace: &Path, share: &Path) -> Result<&'static str> {
     if !status.success() {
         bail!("the benchmark does not build");
     }
-    fs::create_dir_all(share).with_context(|| format!("cannot make {}", share.display()))?;
     let built = workspace.join("target/release").join(BENCHMARK);
     copy(&built, &share.join(BENCHMARK))?;
     for guest in GUESTS {
@@ -55,7 +54,7 @@ pub(crate) fn stage(workspace: &Path, share: &Path) -> Result<&'static str> {
     }
     stage_qemu(&share.join("qemu"))?;
     stage_peers(&share.join("peers"))?;
-    Ok(BENCHMARK)
+    Ok(())
 }
 
 /// QEMU with its libraries and firmware: the testbed's Debian is another one than this machine's.

@@ -21,10 +21,10 @@ use vhost_fs::vhost_user::{
 };
 use virtio_queue_fs::{DescriptorChain, QueueT};
 use virtiofsd::descriptor_utils::{Reader, Writer};
-use virtiofsd::passthrough::PassthroughFs;
 use virtiofsd::server::Server;
 use vm_memory_fs::{GuestAddress, GuestRegionMmap};
 
+use crate::private_roots::PrivateRoots;
 use crate::ring::{GuestRam, Ring, RingError};
 
 /// The queue for FORGET and INTERRUPT, and one for everything else (virtio 1.3 §5.11.2).
@@ -62,7 +62,7 @@ pub(crate) enum DeviceError {
 ///
 /// # Errors
 /// See [`DeviceError`].
-pub(crate) fn serve(socket: UnixStream, file_system: PassthroughFs) -> Result<(), DeviceError> {
+pub(crate) fn serve(socket: UnixStream, file_system: PrivateRoots) -> Result<(), DeviceError> {
     let waiter = socket
         .try_clone()
         .map_err(|error| DeviceError::Wait(Errno::from_io_error(&error).unwrap_or(Errno::BADF)))?;
@@ -145,14 +145,14 @@ struct Mapping {
 }
 
 struct Device {
-    server: Server<PassthroughFs>,
+    server: Server<PrivateRoots>,
     memory: GuestRam,
     mappings: Vec<Mapping>,
     rings: [Ring; QUEUES],
 }
 
 impl Device {
-    fn new(server: Server<PassthroughFs>) -> Result<Self, DeviceError> {
+    fn new(server: Server<PrivateRoots>) -> Result<Self, DeviceError> {
         let ring =
             |index| Ring::new(MAX_QUEUE_SIZE).map_err(|source| DeviceError::Ring { index, source });
         Ok(Self {
@@ -203,7 +203,7 @@ const UNANSWERED: [u32; 2] = [2, 42];
 
 /// Answers one FUSE request; returns the number of bytes written.
 fn answer(
-    server: &Server<PassthroughFs>,
+    server: &Server<PrivateRoots>,
     memory: &GuestRam,
     chain: DescriptorChain<&GuestRam>,
 ) -> Result<u32, RingError> {

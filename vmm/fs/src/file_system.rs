@@ -8,8 +8,10 @@ use virtiofsd::passthrough::{
     CachePolicy, Config, InodeFileHandlesMode, NegotiationMode, PassthroughFs,
 };
 
-/// How long the guest may believe names and attributes without asking again. Files below the
-/// directory also change on the host (config maps, volumes shared by pods), and a second is what
+use crate::private_roots::PrivateRoots;
+
+/// How long the guest may believe names and attributes without asking again, where
+/// [`PrivateRoots`] does not say otherwise. Files below the directory also change on the host (config maps, volumes shared by pods), and a second is what
 /// other runtimes and their users have got used to.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -21,14 +23,14 @@ const RESERVED: u64 = 128;
 ///
 /// # Errors
 /// Fails when the directory or `own_descriptors` cannot be used.
-pub(crate) fn open(own_descriptors: File, open_files: u64) -> io::Result<PassthroughFs> {
+pub(crate) fn open(own_descriptors: File, open_files: u64) -> io::Result<PrivateRoots> {
     let guest_fd_limit = open_files.checked_sub(RESERVED).ok_or_else(|| {
         io::Error::other(format!(
             "only {open_files} files may be open, more than {RESERVED} are needed; raise the \
              limit of open files (RLIMIT_NOFILE)"
         ))
     })?;
-    PassthroughFs::new(Config {
+    let served = PassthroughFs::new(Config {
         entry_timeout: TIMEOUT,
         attr_timeout: TIMEOUT,
         // Close-to-open consistency: what another pod or the host wrote is seen at the next open.
@@ -54,5 +56,6 @@ pub(crate) fn open(own_descriptors: File, open_files: u64) -> io::Result<Passthr
         killpriv_v2: true,
         guest_fd_limit,
         ..Config::default()
-    })
+    })?;
+    Ok(PrivateRoots::new(served))
 }

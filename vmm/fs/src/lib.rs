@@ -16,6 +16,7 @@ mod device;
 mod file_system;
 mod filter;
 mod inherited;
+mod private_roots;
 mod ring;
 
 pub use filter::system_calls;

@@ -4,6 +4,8 @@
 #[path = "serve/forged.rs"]
 mod forged;
 mod guest;
+#[path = "serve/private.rs"]
+mod private;
 
 use std::fs;
 use std::os::fd::OwnedFd;

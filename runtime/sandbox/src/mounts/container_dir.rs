@@ -13,6 +13,9 @@ use crate::spec::BindMount;
 use crate::{ErrorKind, RootMount, SandboxError};
 
 const ROOTFS: &str = "rootfs";
+/// Tells the file server that nobody on the host changes the root file system, so that the guest may
+/// keep what it knows of it (`private_roots.rs` there).
+const MARK: &str = "private";
 
 /// `shared/<container>` with its root file system, unmounted and removed when this is dropped, and
 /// its share in the volumes of the pod.
@@ -40,6 +43,12 @@ impl ContainerDir {
         binds: &[BindMount],
     ) -> Result<Self, SandboxError> {
         let mut prepared = Self::make(state, id).map_err(|error| Self::failed(id, &error))?;
+        // What somebody else has mounted, they may change; docker copies files into it. An overlay is
+        // mounted for this container alone, and its directories must not be changed beside it
+        // (overlayfs.rst of the kernel's documentation).
+        if !rootfs.is_empty() && rootfs.iter().all(|mount| mount.kind == "overlay") {
+            prepared.mark().map_err(|error| Self::failed(id, &error))?;
+        }
         let root = if rootfs.is_empty() {
             rootfs::already_at(host_root)?
         } else {
@@ -88,6 +97,10 @@ impl ContainerDir {
         }
     }
 
+    fn mark(&self) -> io::Result<()> {
+        Ok(rustix::fs::mkdirat(&self.directory, MARK, Mode::RWXU)?)
+    }
+
     fn attach_root(&mut self, tree: DetachedTree) -> io::Result<()> {
         tree.attach(self.directory.as_fd(), ROOTFS)
     }
@@ -118,6 +131,7 @@ impl ContainerDir {
         };
         note(ROOTFS, tree::unmount_at(self.directory.as_fd(), ROOTFS));
         note(ROOTFS, unlink(&self.directory, ROOTFS));
+        note(MARK, unlink(&self.directory, MARK));
         note(&self.id, unlink(&self.shared, &self.id));
         if !trouble.is_empty() {
             tracing::warn!("container {}: not removed: {}", self.id, trouble.join("; "));

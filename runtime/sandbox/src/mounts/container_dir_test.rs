@@ -107,6 +107,8 @@ fn a_bind_mounted_root_is_seen_and_undone() {
         let container = host.prepare(&[host.root()], &[]).unwrap();
         let file = host.guest("web/rootfs/file");
         assert_eq!(fs::read_to_string(&file).unwrap(), "image");
+        // Whoever has the directory may change it.
+        assert!(!host.guest("web/private").exists());
         fs::write(host.guest("web/rootfs/new"), "").unwrap();
         drop(container);
         assert!(host.is_empty());
@@ -156,6 +158,8 @@ fn an_overlay_root_keeps_its_layers_unchanged() {
                 &[],
             )
             .unwrap();
+        // Only this container changes it.
+        assert!(host.guest("web/private").exists());
         assert!(host.guest("web/rootfs/low").exists());
         assert_eq!(
             fs::read_to_string(host.guest("web/rootfs/file")).unwrap(),

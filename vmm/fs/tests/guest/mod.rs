@@ -164,6 +164,8 @@ pub struct Entry {
     pub mode: u32,
     pub uid: u32,
     pub submount: bool,
+    /// For how many seconds the name may be believed.
+    pub valid: u64,
 }
 
 struct Queue {
@@ -451,6 +453,7 @@ fn entry(answer: &Answer) -> Result<Entry, i32> {
         mode: answer.u32(40 + 60),
         uid: answer.u32(40 + 68),
         submount: answer.u32(40 + 84) & 1 != 0,
+        valid: answer.u64(16),
     })
 }
 

@@ -6,16 +6,55 @@ use caisson_e2e::{BUSYBOX, Container};
 
 use crate::chart;
 use crate::contender::Contender;
+use crate::cost::{Cost, cost};
 use crate::liveness;
 use crate::memory::Usage;
-use crate::table::{Times, time};
+use crate::table::{Aim, RUNC, Table};
 
-pub(crate) fn measure(rounds: usize, contenders: &[&Contender], wanted: &dyn Fn(&str) -> bool) {
+/// The two rows of a call: the time until it is done, and that of the processors.
+struct Call {
+    elapsed: &'static str,
+    busy: &'static str,
+}
+
+const START: Call = Call {
+    elapsed: "ctr run --rm docker.io/library/busybox:latest true",
+    busy: "ctr run, processor time of host and guest",
+};
+const EXEC: Call = Call {
+    elapsed: "ctr task exec … true",
+    busy: "ctr task exec, processor time of host and guest",
+};
+/// What a call may take of runc's.
+const AIM: Aim = Aim::Times(1.5, RUNC);
+
+impl Call {
+    fn note(&self, round: usize, contender: &Contender, cost: Cost, table: &mut Table) {
+        table.note(round, self.elapsed, contender.name, cost.elapsed);
+        if let Some(busy) = cost.busy {
+            table.note(round, self.busy, contender.name, busy);
+        }
+    }
+
+    fn done(&self, table: &mut Table) {
+        for row in [self.elapsed, self.busy] {
+            table.aim(row, AIM);
+            table.done(row);
+        }
+    }
+}
+
+pub(crate) fn measure(
+    rounds: usize,
+    contenders: &[&'static Contender],
+    wanted: &dyn Fn(&str) -> bool,
+    table: &mut Table,
+) {
     if wanted("start") {
-        start_to_end(rounds, contenders);
+        start_to_end(rounds, contenders, table);
     }
     if wanted("exec") {
-        exec(rounds, contenders);
+        exec(rounds, contenders, table);
     }
     if wanted("idle") {
         idle();
@@ -23,39 +62,32 @@ pub(crate) fn measure(rounds: usize, contenders: &[&Contender], wanted: &dyn Fn(
 }
 
 /// `ctr run --rm … true`, the contenders taking turns.
-fn start_to_end(rounds: usize, contenders: &[&Contender]) {
-    let mut times = Times::default();
-    // The first round warms the caches and is not counted.
+fn start_to_end(rounds: usize, contenders: &[&'static Contender], table: &mut Table) {
     for round in 0..=rounds {
         for contender in contenders {
-            let (finished, took) = time(|| contender.run("timed"));
+            let (finished, cost) = cost(|| contender.run("timed"));
             let _ = finished.ok();
-            if round > 0 {
-                times.note(contender.name, took);
-            }
+            START.note(round, contender, cost, table);
         }
     }
-    times.print(&format!("ctr run --rm {BUSYBOX} true, {rounds} rounds"));
+    START.done(table);
 }
 
 /// `ctr task exec … true` in a running container, the contenders taking turns.
-fn exec(rounds: usize, contenders: &[&Contender]) {
-    let mut times = Times::default();
+fn exec(rounds: usize, contenders: &[&'static Contender], table: &mut Table) {
     for contender in contenders {
         contender.start();
     }
     for round in 0..=rounds {
         for contender in contenders {
-            let ((), took) = time(|| contender.exec(&format!("e{round}")));
-            if round > 0 {
-                times.note(contender.name, took);
-            }
+            let ((), cost) = cost(|| contender.exec(&format!("e{round}")));
+            EXEC.note(round, contender, cost, table);
         }
     }
     for contender in contenders {
         contender.remove();
     }
-    times.print(&format!("ctr task exec … true, {rounds} rounds"));
+    EXEC.done(table);
 }
 
 /// One container of ours: the phases of its start, its memory, and what it answers.

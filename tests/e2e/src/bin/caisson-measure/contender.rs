@@ -1,12 +1,13 @@
 //! Who is compared.
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use caisson_e2e::{BUSYBOX, Containerd, Ctr, Finished, RUNTIME};
 
 const RUNC: &str = "io.containerd.runc.v2";
+const RUNC_SHIM: &str = "/usr/bin/containerd-shim-runc-v2";
 
 /// A runtime and how it is asked for.
 #[derive(Debug)]
@@ -14,30 +15,46 @@ pub(crate) struct Contender {
     pub(crate) name: &'static str,
     /// Options of `ctr run`.
     options: &'static [&'static str],
-    /// The runtime handler of its pods.
-    pub(crate) handler: &'static str,
+    /// The runtime handler of its pods, if it can have any here.
+    pub(crate) handler: Option<&'static str>,
+    /// Whether a block device of the host can be a container's.
+    pub(crate) has_devices: bool,
+    /// Its files on a node, and folders with nothing else.
+    pub(crate) files: &'static [&'static str],
 }
 
 const ALL: [Contender; 4] = [
     Contender {
         name: "runc",
         options: &["--runtime", RUNC],
-        handler: "runc",
+        handler: Some("runc"),
+        has_devices: true,
+        files: &["/usr/bin/runc", RUNC_SHIM],
     },
     Contender {
         name: "crun",
         options: &["--runtime", RUNC, "--runc-binary", "crun"],
-        handler: "crun",
+        handler: Some("crun"),
+        has_devices: true,
+        files: &["/usr/bin/crun", RUNC_SHIM],
     },
     Contender {
         name: "gVisor",
-        options: &["--runtime", "io.containerd.runsc.v1"],
-        handler: "runsc",
+        options: &["--runtime", RUNC, "--runc-binary", GVISOR],
+        handler: None,
+        has_devices: false,
+        files: &[RUNSC, RUNC_SHIM],
     },
     Contender {
         name: CAISSON,
         options: &["--runtime", RUNTIME],
-        handler: "caisson",
+        handler: Some("caisson"),
+        has_devices: true,
+        files: &[
+            "/usr/local/bin/containerd-shim-caisson-v2",
+            "/usr/local/libexec/caisson",
+            "/usr/local/share/caisson",
+        ],
     },
 ];
 
@@ -47,10 +64,18 @@ pub(crate) const CAISSON: &str = "Caisson";
 /// How many seconds the first container of a contender may take. In emulation runc needs five.
 const PATIENCE: &str = "120";
 
-/// gVisor's programs, which lie beside this one where they can be had.
-const GVISOR: [&str; 2] = ["runsc", "containerd-shim-runsc-v1"];
-/// systrap is gVisor's own default, and does without the processor's virtualisation.
-const GVISOR_CONFIG: &str = "[runsc_config]\n  platform = \"systrap\"\n";
+/// gVisor's program, which lies beside this one where it can be had, and what containerd's shim of
+/// runc runs for it.
+const RUNSC: &str = "/usr/bin/runsc";
+const GVISOR: &str = "/usr/bin/runsc-measured";
+/// systrap is gVisor's own default, and does without the processor's virtualisation. The network of a
+/// namespace it refuses here ("cannot run with network enabled in root network namespace"), whether
+/// that is the host's or not, but for the kernel's own in it.
+const GVISOR_SCRIPT: &str = r#"#!/bin/sh
+network=none
+grep -q '"type":"network","path"' config.json 2>/dev/null && network=host
+exec /usr/bin/runsc --platform=systrap --network=$network "$@"
+"#;
 
 const CONTAINERD_CONFIG: &str = "/etc/containerd/config.toml";
 const HANDLERS: &str = r#"
@@ -58,9 +83,6 @@ const HANDLERS: &str = r#"
     runtime_type = "io.containerd.runc.v2"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun.options]
       BinaryName = "/usr/bin/crun"
-
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runsc]
-    runtime_type = "io.containerd.runsc.v1"
 "#;
 
 impl Contender {
@@ -110,9 +132,14 @@ impl Contender {
 
     /// A container that sleeps, with the contender's name.
     pub(crate) fn start(&self) {
-        let sleep = [BUSYBOX, self.name, "sleep", "100000"];
-        let words = [&["run", "--detach"], self.options, &sleep];
-        let _ = Ctr::new(&words.concat()).finish().ok();
+        let _ = self.start_as(self.name, &[]).ok();
+    }
+
+    /// A container that sleeps, with options of `ctr run`.
+    pub(crate) fn start_as(&self, id: &str, options: &[&str]) -> Finished {
+        let sleep = [BUSYBOX, id, "sleep", "100000"];
+        let words = [&["run", "--detach"], self.options, options, &sleep];
+        Ctr::new(&words.concat()).finish()
     }
 
     /// `ctr task exec … true` in the container that sleeps.
@@ -131,13 +158,13 @@ impl Contender {
 /// Puts gVisor where containerd looks for it, and tells containerd of the handlers for pods.
 fn install() {
     let here = std::env::current_exe().expect("a program knows its own file");
-    for name in GVISOR {
-        let program = here.with_file_name(name);
-        if program.exists() {
-            fs::copy(program, Path::new("/usr/bin").join(name)).expect("there is room for gVisor");
-        }
+    let program = here.with_file_name("runsc");
+    if program.exists() {
+        fs::copy(program, RUNSC).expect("there is room for gVisor");
+        fs::write(GVISOR, GVISOR_SCRIPT).expect("there is room for a file");
+        let executable = fs::set_permissions(GVISOR, Permissions::from_mode(0o755));
+        executable.expect("it is ours");
     }
-    fs::write("/etc/containerd/runsc.toml", GVISOR_CONFIG).expect("there is room for a file");
     let config = fs::read_to_string(CONTAINERD_CONFIG).expect("containerd has a configuration");
     if config.contains(HANDLERS) {
         return;

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::contender::{CAISSON, Contender};
 use crate::memory::{Group, Usage, available};
 use crate::overhead;
-use crate::table::{Times, ms, time};
+use crate::table::{Aim, Table, ms, time};
 
 /// Seconds that a call may take. A kubelet gives up after 120, but not in a machine that is 10 to 30
 /// times slower.
@@ -21,6 +21,12 @@ const PATIENCE: u32 = 3600;
 const SETTLED: Duration = Duration::from_secs(10);
 /// How long nothing is said while pods start or end.
 const QUIET: Duration = Duration::from_secs(30);
+/// Four calls of crictl, two calls, and what a call takes of that.
+const START: &str = "pod: crictl runp, create and start";
+const END: &str = "pod: crictl stopp and rmp";
+const CALL: &str = "crictl version";
+/// MiB of an idle pod.
+const IDLE: f64 = 30.0;
 /// The control group of the pods.
 const GROUP: &str = "/measured";
 
@@ -29,6 +35,7 @@ pub(crate) fn measure(
     contenders: &[&'static Contender],
     at_once: &[usize],
     wanted: &dyn Fn(&str) -> bool,
+    table: &mut Table,
 ) {
     let Some(cri) = Cri::patient(PATIENCE) else {
         return;
@@ -40,7 +47,7 @@ pub(crate) fn measure(
         .filter(|contender| runs_pods(&cri, contender))
         .collect();
     if wanted("start") {
-        one_by_one(&cri, rounds, &contenders);
+        one_by_one(&cri, rounds, &contenders, table);
     }
     if wanted("idle") {
         println!("\nidle pods: memory of each in KiB; times in s");
@@ -50,7 +57,7 @@ pub(crate) fn measure(
         );
         for count in at_once {
             for contender in &contenders {
-                idle(&cri, contender, *count, &group);
+                idle(&cri, contender, *count, &group, table);
             }
         }
     }
@@ -61,6 +68,10 @@ pub(crate) fn measure(
 
 /// Whether a pod of this contender runs here. The first one is slower than the others in any case.
 fn runs_pods(cri: &Cri, contender: &Contender) -> bool {
+    if contender.handler.is_none() {
+        println!("without pods of {}: it has no handler", contender.name);
+        return false;
+    }
     eprintln!("trying a pod of {}", contender.name);
     let tried = catch_unwind(AssertUnwindSafe(|| start(cri, contender, "tried")));
     if tried.is_err() {
@@ -72,7 +83,7 @@ fn runs_pods(cri: &Cri, contender: &Contender) -> bool {
 /// A pod with one container that sleeps.
 fn start(cri: &Cri, contender: &Contender, name: &str) -> PodSandbox {
     let config = PodConfig::new(name)
-        .with_handler(contender.handler)
+        .with_handler(contender.handler.unwrap_or_default())
         .with(json!({"linux": {"cgroup_parent": format!("{GROUP}/{name}")}}));
     let pod = PodSandbox::run(cri, &config);
     let _ = pod.start("main", &["sleep", "100000"]);
@@ -80,26 +91,25 @@ fn start(cri: &Cri, contender: &Contender, name: &str) -> PodSandbox {
 }
 
 /// Start and end of a pod, the contenders taking turns.
-fn one_by_one(cri: &Cri, rounds: usize, contenders: &[&'static Contender]) {
-    let (mut calls, mut starts, mut ends) = Default::default();
-    for round in 0..rounds {
+fn one_by_one(cri: &Cri, rounds: usize, contenders: &[&'static Contender], table: &mut Table) {
+    for round in 0..=rounds {
         eprintln!("pods one by one, round {round}");
         for contender in contenders {
             let (pod, started) = time(|| start(cri, contender, &format!("turn{round}")));
             let ((), ended) = time(|| drop(pod));
             let (_, call) = time(|| cri.call(&["version"]).ok());
-            Times::note(&mut starts, contender.name, started);
-            Times::note(&mut ends, contender.name, ended);
-            Times::note(&mut calls, "crictl", call);
+            table.note(round, START, contender.name, started);
+            table.note(round, END, contender.name, ended);
+            table.note(round, CALL, contender.name, call);
         }
     }
-    starts.print(&format!("crictl runp, create and start, {rounds} rounds"));
-    ends.print(&format!("crictl stopp and rmp, {rounds} rounds"));
-    calls.print("each call of crictl takes of that (crictl version)");
+    for row in [START, END, CALL] {
+        table.done(row);
+    }
 }
 
 /// Many pods at once: how long until all run, what each takes when idle, how long until all are gone.
-fn idle(cri: &Cri, contender: &Contender, count: usize, group: &Group) {
+fn idle(cri: &Cri, contender: &Contender, count: usize, group: &Group, table: &mut Table) {
     let ours = contender.name == CAISSON;
     eprintln!("{count} pods of {}", contender.name);
     let clean = ours.then(CleanMachine::watch);
@@ -128,6 +138,22 @@ fn idle(cri: &Cri, contender: &Contender, count: usize, group: &Group) {
         each(host),
         each(charged),
         ms(ended) / 1000.0,
+    );
+    let who = contender.name;
+    let memory = format!("memory of each of {count} idle pods, PSS");
+    table.once(&memory, "MiB", who, each(usage.total()) as f64 / 1024.0);
+    table.aim(&memory, Aim::Most(IDLE));
+    table.once(
+        &format!("{count} pods at once, until all run"),
+        "s",
+        who,
+        started.as_secs_f64(),
+    );
+    table.once(
+        &format!("{count} pods at once, until all are gone"),
+        "s",
+        who,
+        ended.as_secs_f64(),
     );
     if ours {
         usage.print(u64::try_from(run).unwrap_or(1).max(1));

@@ -24,7 +24,6 @@ mod contender;
 mod cpu_clock;
 mod peers;
 mod qemu;
-mod samples;
 mod start;
 mod streams;
 mod table;

@@ -1,17 +1,15 @@
 //! From the execution of a VMM to its guest's hello, and what that costs the host.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs::{self, File};
 use std::time::Duration;
 
-use caisson_machine_tests::{Disk, HELLO_PORT, HostProcess, Tap};
+use caisson_machine_tests::{Disk, HELLO_PORT, HostProcess, Samples, Tap};
 
 use crate::caisson::Caisson;
 use crate::contender::{Contender, Guest};
 use crate::cpu_clock;
 use crate::peers::Peers;
 use crate::qemu::{AGENT_HELLO_PORT, Qemu};
-use crate::samples::Samples;
 use crate::table::{Table, median, min_and_median};
 use crate::trace::Trace;
 
@@ -19,9 +17,6 @@ use crate::trace::Trace;
 const MEMORY_MIB: u32 = 128;
 /// Caisson's own initial root file system.
 const AGENT: &str = "/usr/local/share/caisson/initrd.img";
-
-/// Where `cargo measure` reads counts.
-const COUNTS: &str = "/share/counts.tsv";
 
 /// What was measured of one contender.
 #[derive(Debug, Default)]
@@ -141,8 +136,8 @@ fn print(rounds: usize, qemu: &Qemu, contenders: &[Contender<'_>], results: &[Re
         "threads beside vCPUs",
     ]);
     for (contender, results) in contenders.iter().zip(results) {
-        count("to init", &contender.name, &results.to_init);
-        count("to hello", &contender.name, &results.to_hello);
+        results.to_init.count("to init", &contender.name);
+        results.to_hello.count("to hello", &contender.name);
         let threads = results.threads.median().map(|all| format!("{}", all - 1.0));
         table.row([
             contender.name.clone(),
@@ -169,17 +164,6 @@ fn print(rounds: usize, qemu: &Qemu, contenders: &[Contender<'_>], results: &[Re
     println!(
         "\nWith a clock that counts instructions, a ms is a million of them; the aims are such."
     );
-}
-
-/// Adds a number to what `cargo measure --icount` keeps and compares: with its clock, a millisecond
-/// is a million instructions.
-fn count(what: &str, who: &str, samples: &Samples) {
-    let Some(millions) = samples.median() else {
-        return;
-    };
-    let counts = OpenOptions::new().append(true).open(COUNTS);
-    let mut counts = counts.expect("it was made for this run");
-    writeln!(counts, "{what}\t{who}\t{millions}").expect("the folder is shared to write");
 }
 
 /// Exits of all vCPUs of the VM that this process has made, those that KVM handled itself too.

@@ -1,6 +1,6 @@
 //! Tables as the documentation has them.
 
-use crate::samples::Samples;
+use caisson_machine_tests::Samples;
 
 /// A table in Markdown.
 #[derive(Debug)]

@@ -4,13 +4,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::process::Command;
 
-use caisson_machine_tests::{Disk, Pattern, Tap};
+use caisson_machine_tests::{Disk, Pattern, Samples, Tap};
 
 use crate::caisson::Caisson;
 use crate::contender::{Contender, Guest};
 use crate::peers::other_caisson;
 use crate::qemu::{Engine, Qemu, run};
-use crate::samples::Samples;
 use crate::table::Table;
 use crate::work::{ALL, Clock, Cost, Work};
 

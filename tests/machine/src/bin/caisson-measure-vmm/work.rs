@@ -11,7 +11,6 @@ use rustix::net::Shutdown;
 
 use crate::contender::{Machine, answer, ask};
 use crate::cpu_clock;
-use crate::samples::Samples;
 use crate::start::exits;
 use crate::streams::wait_for;
 use crate::transfer::STREAM_PORT;

@@ -1,0 +1,353 @@
+//! What the guest may keep for itself of the file systems that nobody but the guest changes.
+//!
+//! ```text
+//!  /                    the shared directory
+//!  ├── CONTAINER/       a directory of a container
+//!  │   ├── private      says that nobody on the host changes what is mounted on rootfs
+//!  │   └── rootfs/      … everything below it is private then, as far as it is that one mount
+//!  └── .volumes/        also change on the host, as does a rootfs without the mark
+//! ```
+//!
+//! The number of a private file has a bit of its own, so that nothing has to be kept about it. A guest
+//! that sets or clears the bit only changes what it may keep itself: access is decided elsewhere.
+
+use std::ffi::CStr;
+use std::io;
+use std::time::Duration;
+
+use virtiofsd::filesystem::{
+    Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
+    ROOT_ID, SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
+};
+use virtiofsd::fuse::{ATTR_SUBMOUNT, Attr, SetattrIn};
+use virtiofsd::passthrough::PassthroughFs;
+
+/// What the shim calls the mark and the root file system in a container's directory.
+const MARK: &CStr = c"private";
+const ROOTFS: &CStr = c"rootfs";
+
+/// Bits of a number that the guest gets. The library counts from 1 and does not come so far.
+const PRIVATE: u64 = 1 << 62;
+const TOP: u64 = 1 << 61;
+
+/// As good as for ever: the guest's kernel keeps the account of what it has changed itself.
+const LONG: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The served file system, of which the guest may keep what is private.
+pub(crate) struct PrivateRoots(PassthroughFs);
+
+impl PrivateRoots {
+    pub(crate) fn new(file_system: PassthroughFs) -> Self {
+        Self(file_system)
+    }
+
+    /// Whether what is called so in a directory is private, unless it is another mount.
+    fn is_private(&self, context: Context, parent: u64, name: &CStr) -> bool {
+        if parent & PRIVATE != 0 {
+            return true;
+        }
+        if parent & TOP == 0 || name != ROOTFS {
+            return false;
+        }
+        match self.0.lookup(context, plain(parent), MARK) {
+            Ok(mark) => {
+                self.0.forget(context, mark.inode, 1);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// What the guest gets to know of a file in a directory.
+    fn told(&self, context: Context, parent: u64, name: &CStr, entry: Entry) -> Entry {
+        let is_mount = entry.attr.flags & ATTR_SUBMOUNT != 0;
+        let is_root = parent & TOP != 0;
+        if (is_root || !is_mount) && self.is_private(context, parent, name) {
+            return Entry {
+                inode: entry.inode | PRIVATE,
+                attr_timeout: LONG,
+                entry_timeout: LONG,
+                ..entry
+            };
+        }
+        match parent {
+            ROOT_ID => Entry {
+                inode: entry.inode | TOP,
+                ..entry
+            },
+            _ => entry,
+        }
+    }
+}
+
+/// The number by which the library knows a file.
+fn plain(inode: u64) -> u64 {
+    inode & !(PRIVATE | TOP)
+}
+
+fn kept((attributes, time): (Attr, Duration), inode: u64) -> (Attr, Duration) {
+    let time = if inode & PRIVATE == 0 { time } else { LONG };
+    (attributes, time)
+}
+
+/// What the guest need not ask or tell of an open private file: whether its content is still the same,
+/// and that one of several descriptors is closed.
+fn relaxed(options: OpenOptions, inode: u64) -> OpenOptions {
+    match inode & PRIVATE {
+        0 => options,
+        _ => options | OpenOptions::KEEP_CACHE | OpenOptions::NOFLUSH,
+    }
+}
+
+/// A file that is not there, for as long as the guest does not make it.
+fn absent() -> Entry {
+    Entry {
+        inode: 0,
+        generation: 0,
+        attr: Attr::default(),
+        attr_timeout: LONG,
+        entry_timeout: LONG,
+    }
+}
+
+/// Calls that only need the library's number.
+macro_rules! passed_on {
+    ($($name:ident($($argument:ident: $kind:ty),*) -> $answer:ty;)*) => {$(
+        fn $name(&self, context: Context, inode: u64, $($argument: $kind),*) -> $answer {
+            self.0.$name(context, plain(inode), $($argument),*)
+        }
+    )*};
+}
+
+/// Calls that make a file in a directory.
+macro_rules! made {
+    ($($name:ident($($argument:ident: $kind:ty),*);)*) => {$(
+        fn $name(
+            &self,
+            context: Context,
+            parent: u64,
+            name: &CStr,
+            $($argument: $kind),*
+        ) -> io::Result<Entry> {
+            let entry = self.0.$name(context, plain(parent), name, $($argument),*)?;
+            Ok(self.told(context, parent, name, entry))
+        }
+    )*};
+}
+
+impl FileSystem for PrivateRoots {
+    type Inode = u64;
+    type Handle = u64;
+    type DirIter = <PassthroughFs as FileSystem>::DirIter;
+
+    fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
+        self.0.init(capable)
+    }
+
+    fn destroy(&self) {
+        self.0.destroy();
+    }
+
+    fn lookup(&self, context: Context, parent: u64, name: &CStr) -> io::Result<Entry> {
+        match self.0.lookup(context, plain(parent), name) {
+            Ok(entry) => Ok(self.told(context, parent, name, entry)),
+            Err(error) if parent & PRIVATE != 0 && error.raw_os_error() == Some(libc::ENOENT) => {
+                Ok(absent())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn batch_forget(&self, context: Context, requests: Vec<(u64, u64)>) {
+        let requests = requests.into_iter();
+        let plain = requests.map(|(inode, count)| (plain(inode), count));
+        self.0.batch_forget(context, plain.collect());
+    }
+
+    fn getattr(
+        &self,
+        context: Context,
+        inode: u64,
+        handle: Option<u64>,
+    ) -> io::Result<(Attr, Duration)> {
+        let attributes = self.0.getattr(context, plain(inode), handle)?;
+        Ok(kept(attributes, inode))
+    }
+
+    fn setattr(
+        &self,
+        context: Context,
+        inode: u64,
+        attributes: SetattrIn,
+        handle: Option<u64>,
+        valid: SetattrValid,
+    ) -> io::Result<(Attr, Duration)> {
+        let attributes = self
+            .0
+            .setattr(context, plain(inode), attributes, handle, valid)?;
+        Ok(kept(attributes, inode))
+    }
+
+    made! {
+        mknod(mode: u32, device: u32, umask: u32, extensions: Extensions);
+        mkdir(mode: u32, umask: u32, extensions: Extensions);
+    }
+
+    fn symlink(
+        &self,
+        context: Context,
+        target: &CStr,
+        parent: u64,
+        name: &CStr,
+        extensions: Extensions,
+    ) -> io::Result<Entry> {
+        let entry = self
+            .0
+            .symlink(context, target, plain(parent), name, extensions)?;
+        Ok(self.told(context, parent, name, entry))
+    }
+
+    fn link(&self, context: Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry> {
+        let entry = self.0.link(context, plain(inode), plain(parent), name)?;
+        Ok(self.told(context, parent, name, entry))
+    }
+
+    fn rename(
+        &self,
+        context: Context,
+        old_parent: u64,
+        old_name: &CStr,
+        new_parent: u64,
+        new_name: &CStr,
+        flags: u32,
+    ) -> io::Result<()> {
+        let (old_parent, new_parent) = (plain(old_parent), plain(new_parent));
+        self.0
+            .rename(context, old_parent, old_name, new_parent, new_name, flags)
+    }
+
+    fn open(
+        &self,
+        context: Context,
+        inode: u64,
+        kill_priv: bool,
+        flags: u32,
+    ) -> io::Result<(Option<u64>, OpenOptions)> {
+        let (handle, options) = self.0.open(context, plain(inode), kill_priv, flags)?;
+        Ok((handle, relaxed(options, inode)))
+    }
+
+    fn create(
+        &self,
+        context: Context,
+        parent: u64,
+        name: &CStr,
+        mode: u32,
+        kill_priv: bool,
+        flags: u32,
+        umask: u32,
+        extensions: Extensions,
+    ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
+        let (entry, handle, options) = self.0.create(
+            context,
+            plain(parent),
+            name,
+            mode,
+            kill_priv,
+            flags,
+            umask,
+            extensions,
+        )?;
+        let entry = self.told(context, parent, name, entry);
+        let options = relaxed(options, entry.inode);
+        Ok((entry, handle, options))
+    }
+
+    fn read<W: ZeroCopyWriter>(
+        &self,
+        context: Context,
+        inode: u64,
+        handle: u64,
+        writer: W,
+        size: u32,
+        offset: u64,
+        owner: Option<u64>,
+        flags: u32,
+    ) -> io::Result<usize> {
+        let inode = plain(inode);
+        self.0
+            .read(context, inode, handle, writer, size, offset, owner, flags)
+    }
+
+    fn write<R: ZeroCopyReader>(
+        &self,
+        context: Context,
+        inode: u64,
+        handle: u64,
+        reader: R,
+        size: u32,
+        offset: u64,
+        owner: Option<u64>,
+        delayed: bool,
+        kill_priv: bool,
+        flags: u32,
+    ) -> io::Result<usize> {
+        let inode = plain(inode);
+        self.0.write(
+            context, inode, handle, reader, size, offset, owner, delayed, kill_priv, flags,
+        )
+    }
+
+    passed_on! {
+        forget(count: u64) -> ();
+        readlink() -> io::Result<Vec<u8>>;
+        unlink(name: &CStr) -> io::Result<()>;
+        rmdir(name: &CStr) -> io::Result<()>;
+        flush(handle: u64, owner: u64) -> io::Result<()>;
+        fsync(data_only: bool, handle: u64) -> io::Result<()>;
+        fallocate(handle: u64, mode: u32, offset: u64, length: u64) -> io::Result<()>;
+        release(
+            flags: u32,
+            handle: u64,
+            flush: bool,
+            unlock: bool,
+            owner: Option<u64>
+        ) -> io::Result<()>;
+        statfs() -> io::Result<libc::statvfs64>;
+        setxattr(
+            name: &CStr,
+            value: &[u8],
+            flags: u32,
+            extra: SetxattrFlags
+        ) -> io::Result<()>;
+        getxattr(name: &CStr, size: u32) -> io::Result<GetxattrReply>;
+        listxattr(size: u32) -> io::Result<ListxattrReply>;
+        removexattr(name: &CStr) -> io::Result<()>;
+        opendir(flags: u32) -> io::Result<(Option<u64>, OpenOptions)>;
+        readdir(handle: u64, size: u32, offset: u64) -> io::Result<Self::DirIter>;
+        fsyncdir(data_only: bool, handle: u64) -> io::Result<()>;
+        releasedir(flags: u32, handle: u64) -> io::Result<()>;
+        access(mask: u32) -> io::Result<()>;
+        lseek(handle: u64, offset: u64, whence: u32) -> io::Result<u64>;
+        syncfs() -> io::Result<()>;
+    }
+
+    fn copyfilerange(
+        &self,
+        context: Context,
+        inode_in: u64,
+        handle_in: u64,
+        offset_in: u64,
+        inode_out: u64,
+        handle_out: u64,
+        offset_out: u64,
+        length: u64,
+        flags: u64,
+    ) -> io::Result<usize> {
+        let (inode_in, inode_out) = (plain(inode_in), plain(inode_out));
+        self.0.copyfilerange(
+            context, inode_in, handle_in, offset_in, inode_out, handle_out, offset_out, length,
+            flags,
+        )
+    }
+}
