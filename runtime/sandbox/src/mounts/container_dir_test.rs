@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::super::StateDir;
 use super::super::private_mounts::in_private_mounts;
 use super::super::tree::DetachedTree;
-use super::ContainerDir;
+use super::{ContainerDir, RootSource};
 use crate::spec::BindMount;
 use crate::{ErrorKind, RootMount, SandboxError};
 
@@ -49,7 +49,7 @@ impl Host {
         rootfs: &[RootMount],
         binds: &[BindMount],
     ) -> Result<ContainerDir, SandboxError> {
-        ContainerDir::prepare(&self.state, "web", rootfs, Path::new("/nowhere"), binds)
+        ContainerDir::prepare(&self.state, "web", RootSource::Mounts(rootfs), binds)
     }
 
     fn root(&self) -> RootMount {
@@ -234,7 +234,8 @@ fn a_root_that_is_already_mounted_is_taken_from_there() {
     in_private_mounts(|| {
         let host = Host::new();
         let merged = host.directory("merged");
-        let container = ContainerDir::prepare(&host.state, "web", &[], &merged, &[]).unwrap();
+        let container =
+            ContainerDir::prepare(&host.state, "web", RootSource::At(&merged), &[]).unwrap();
         assert_eq!(
             fs::read_to_string(host.guest("web/rootfs/file")).unwrap(),
             "merged"
@@ -244,7 +245,8 @@ fn a_root_that_is_already_mounted_is_taken_from_there() {
             (host.temporary.path().join("absent"), "absent"),
             (merged.join("file"), "Not a directory"),
         ] {
-            let error = ContainerDir::prepare(&host.state, "web", &[], &path, &[]).unwrap_err();
+            let error =
+                ContainerDir::prepare(&host.state, "web", RootSource::At(&path), &[]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidArgument);
             assert!(
                 error

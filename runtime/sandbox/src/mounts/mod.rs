@@ -17,6 +17,7 @@
 
 mod bind;
 mod container_dir;
+mod layers;
 mod mountinfo;
 mod options;
 mod overlay;
@@ -30,7 +31,8 @@ mod tree;
 mod versions;
 mod volumes;
 
-pub(crate) use container_dir::ContainerDir;
+pub(crate) use container_dir::{ContainerDir, RootSource};
+pub(crate) use options::MountOptions;
 pub(crate) use state_dir::StateDir;
 pub(crate) use tmpfs::tmpfs_size;
 pub use tree::enter_mount_namespace;
