@@ -17,7 +17,9 @@
 
 mod bind;
 mod container_dir;
+mod erofs;
 mod layers;
+mod loop_device;
 mod mountinfo;
 mod options;
 mod overlay;

@@ -9,11 +9,12 @@ use std::path::Path;
 
 use rustix::mount::{MountAttrFlags, MountFlags};
 
+use super::erofs;
 use super::layers::Layers;
 use super::options::MountOptions;
 use super::overlay::{self, MAX_DATA};
 use super::tree::{self, Attributes, DetachedTree, Propagation};
-use crate::roots::{DiskOptions, Form, Kind, NewDirectory};
+use crate::roots::{Form, Kind, NewDirectory};
 use crate::{ErrorKind, RootMount, SandboxError};
 
 /// The option of a mount that wants a directory to be made first.
@@ -74,7 +75,7 @@ fn mount_on(
     match form.kind {
         Kind::Bind => bind(form, target, layers),
         Kind::Overlay => overlay(form, target, layers),
-        Kind::Erofs => erofs(form, target),
+        Kind::Erofs => erofs::mount(form, target),
         Kind::Ext4 => Err(form.error(
             ErrorKind::Unimplemented,
             "a guest may have written to it, so that the host does not mount it, and the mounts after \
@@ -177,33 +178,6 @@ fn overlay(
                 form.mount.options.join(",")
             ),
         )
-    })
-}
-
-/// A layer that containerd made of an image; no guest writes to it. From 6.12 on the kernel mounts a
-/// file itself.
-fn erofs(form: &Form<'_>, target: BorrowedFd<'_>) -> Result<(), SandboxError> {
-    let options = DiskOptions::of(form)?;
-    let mut data = options.options;
-    data.extend(options.devices.iter().map(|path| format!("device={path}")));
-    let flags = options.flags | MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;
-    let source = &form.mount.source;
-    tree::mount_on(
-        target,
-        form.kind.name(),
-        source,
-        flags,
-        &data.join(","),
-        None,
-    )
-    .map_err(|error| match error.raw_os_error() {
-        Some(libc::ENOTBLK) => form.error(
-            ErrorKind::Unimplemented,
-            "the host's kernel mounts no EROFS from a file, which takes Linux 6.12: set \
-                 default_size for the erofs snapshotter, and the guest mounts it",
-        ),
-        Some(libc::ENODEV) => invalid(form, "the host's kernel has no EROFS: modprobe erofs"),
-        _ => invalid(form, error.to_string()),
     })
 }
 
