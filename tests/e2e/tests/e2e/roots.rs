@@ -63,13 +63,6 @@ fn files_and_block_devices_are_roots() {
         "echo new >/new; cat /new",
     );
     assert_eq!(said, "new");
-    // The first one's is taken.
-    let refused = pod.create("two", &[disk.mount("ext4", &["loop", "ro"])], "true");
-    assert!(
-        refused.is_ok(),
-        "two containers of a pod may share a disk: {refused:?}"
-    );
-    pod.of("two").delete("").unwrap();
     assert_eq!(pod.exec("one", "cat /kept"), "kept");
 
     // As large as it is and no larger; what is deleted the host gets back.

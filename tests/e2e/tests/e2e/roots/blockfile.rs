@@ -16,7 +16,7 @@ fn the_blockfile_snapshotter_gives_roots() {
     let (scratch, archive) = (path("scratch"), path("busybox.tar"));
     fs::File::create(&scratch)
         .unwrap()
-        .set_len(64 << 20)
+        .set_len(16 << 20)
         .unwrap();
     let _ = output("mke2fs", &["-q", "-F", "-t", "ext4", &scratch]);
     let export = ["images", "export", &archive, BUSYBOX];
@@ -24,7 +24,7 @@ fn the_blockfile_snapshotter_gives_roots() {
     let address = path("containerd.sock");
     let config = format!(
         "version = 2\nroot = '{}'\nstate = '{}'\n\
-         disabled_plugins = ['io.containerd.grpc.v1.cri']\n\
+         disabled_plugins = ['io.containerd.grpc.v1.cri', 'io.containerd.nri.v1.nri']\n\
          [grpc]\naddress = '{address}'\n[ttrpc]\naddress = '{address}.ttrpc'\n\
          [plugins.'io.containerd.snapshotter.v1.blockfile']\n\
          scratch_file = '{scratch}'\nfs_type = 'ext4'\n",

@@ -1,4 +1,9 @@
 //! Disks of the host with file systems, and containers that have them for roots.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -53,7 +58,7 @@ impl Host {
     pub(super) fn new() -> Self {
         let directory = tempfile::tempdir_in("/var/tmp").unwrap();
         let tree = directory.path().join("tree");
-        for name in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
+        for name in ["bin", "dev", "etc", "proc", "run", "sys", "tmp"] {
             fs::create_dir_all(tree.join(name)).unwrap();
         }
         fs::copy("/bin/busybox", tree.join("bin/busybox")).unwrap();
