@@ -39,6 +39,7 @@ const OURS: [(&str, &str, &[&str]); 6] = [
             "cri::sandbox_api::",
             "cri::security::",
             "cri::volumes::volumes_of",
+            "roots::blockfile::",
         ],
     ),
 ];
