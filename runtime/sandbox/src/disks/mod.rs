@@ -12,6 +12,9 @@
 //! VMM refuses what the configuration does not allow, whatever the guest does.
 
 mod host;
+#[cfg(test)]
+#[path = "../../tests/sandbox/loop_device.rs"]
+mod loop_device;
 mod named;
 mod number;
 mod source;

@@ -6,10 +6,7 @@ use rustix::fs::OFlags;
 use super::{DiskKey, DiskSource};
 use crate::disks::DeviceNumber;
 use crate::disks::host::HostDiskError;
-
-#[path = "../../tests/sandbox/loop_device.rs"]
-mod loop_device;
-use loop_device::LoopDevice;
+use crate::disks::loop_device::LoopDevice;
 
 #[test]
 fn a_file_is_opened_as_it_is_wanted_and_locked_until_it_is_let_go_of() {
