@@ -5,7 +5,7 @@ mod shared;
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use caisson_protocol::agent;
@@ -25,6 +25,7 @@ use crate::launch::{Create, Enter, FailurePipe, Job, Launched, Launcher};
 use crate::placed_devices;
 use crate::process::{Outcome, Process, Stage};
 use crate::reaper::{Exit, Reaper};
+use crate::root::{self, Root};
 use crate::specification::{self, Adapted, ExecDefaults};
 use crate::stdio::{Claims, Movers, ProcessSide};
 use crate::streams::Streams;
@@ -77,6 +78,8 @@ pub struct Container {
     exec_defaults: ExecDefaults,
     /// Until it is cleared.
     shared: Mutex<Option<Arc<Shared>>>,
+    /// Its root file system, if the guest mounts it, until it is cleared.
+    root: Mutex<Option<Root>>,
     execs: Mutex<HashMap<String, Exec>>,
     /// Read by launches of execs, written by the end of init: what is launched is either killed
     /// with the rest or never launched. Written by pause and resume as well: a launch that is under
@@ -109,18 +112,23 @@ impl Container {
         if let Some(pid) = processes_of {
             adapted.share_processes(pid);
         }
-        check_root(&adapted)?;
         let claims = Claims::new(&tools.streams, &request.stdio)?;
         let name = number.to_string();
+        let root = root::mount(&tools.state, &name, request.root_mounts).await?;
+        adapted.place_root(root.as_ref().map(Root::path))?;
         let cgroup = Cgroup::create(&id)?;
         let leftovers = Leftovers {
             state: tools.state.clone(),
             name: name.clone(),
             cgroup: cgroup.clone(),
+            root,
         };
         let made = Self::make(tools, id, name, cgroup, adapted, claims, request.updated);
         match made.await {
-            Ok(container) => Ok(container),
+            Ok(container) => {
+                *container.lock_root() = leftovers.root;
+                Ok(container)
+            }
             Err(error) => {
                 // The first error is the one to tell.
                 let _ = leftovers.clear().await;
@@ -182,6 +190,7 @@ impl Container {
             namespaces: adapted.namespaces,
             exec_defaults: adapted.exec,
             shared: Mutex::new(Some(Arc::new(shared))),
+            root: Mutex::default(),
             execs: Mutex::default(),
             gate: RwLock::new(Activity::Running),
         });
@@ -474,6 +483,7 @@ impl Container {
             state: self.tools.state.clone(),
             name: self.name.clone(),
             cgroup: self.cgroup.clone(),
+            root: self.lock_root().take(),
         };
         let cleared = leftovers.clear().await;
         drop(self.lock_shared().take());
@@ -528,6 +538,10 @@ impl Container {
         AgentError::NotFound(format!("container {} has no process {exec_id}", self.id))
     }
 
+    fn lock_root(&self) -> MutexGuard<'_, Option<Root>> {
+        self.root.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock_execs(&self) -> MutexGuard<'_, HashMap<String, Exec>> {
         self.execs.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -573,21 +587,4 @@ fn console_size(process: &OciProcess) -> Option<(u16, u16)> {
         u16::try_from(size.width()).ok()?,
         u16::try_from(size.height()).ok()?,
     ))
-}
-
-/// A root that is not there would otherwise be an obscure error of the library.
-fn check_root(adapted: &Adapted) -> Result<(), AgentError> {
-    let root = adapted
-        .spec
-        .root()
-        .as_ref()
-        .map(|root| root.path().as_path())
-        .unwrap_or(Path::new(""));
-    if root.is_dir() {
-        return Ok(());
-    }
-    Err(AgentError::InvalidArgument(format!(
-        "the root file system {} is not there in the guest; was it shared with the virtual machine?",
-        root.display()
-    )))
 }

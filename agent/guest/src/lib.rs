@@ -24,6 +24,7 @@ pub mod pod;
 pub mod pod_processes;
 pub mod process;
 pub mod reaper;
+pub mod root;
 pub mod service;
 pub mod signal;
 pub mod socket;

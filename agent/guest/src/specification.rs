@@ -78,6 +78,25 @@ impl Adapted {
         Some(before)
     }
 
+    /// Has the container's root be at `mounted`, if the guest has mounted it.
+    ///
+    /// # Errors
+    /// [`AgentError::InvalidArgument`] for a root that is not there, which would be an obscure error of
+    /// the library later.
+    pub fn place_root(&mut self, mounted: Option<&Path>) -> Result<(), AgentError> {
+        let root = self.spec.root_mut().get_or_insert_default();
+        if let Some(mounted) = mounted {
+            root.set_path(mounted.to_path_buf());
+        }
+        if root.path().is_dir() {
+            return Ok(());
+        }
+        Err(invalid(format!(
+            "the root file system {} is not there in the guest; was it shared with the virtual machine?",
+            root.path().display()
+        )))
+    }
+
     /// Puts the container among the processes of another, whose init process is `pid`.
     pub fn share_processes(&mut self, pid: i32) {
         let namespaces = self

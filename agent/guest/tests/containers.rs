@@ -7,6 +7,8 @@ mod guest;
 mod pausing;
 #[path = "containers/programs.rs"]
 mod programs;
+#[path = "containers/roots.rs"]
+mod roots;
 #[path = "containers/running.rs"]
 mod running;
 #[path = "containers/sharing.rs"]

@@ -10,12 +10,12 @@ use caisson_protocol::agent::{
 };
 
 use crate::agent::{LONG, SHORT};
-use crate::disks::HeldDisks;
-use crate::mounts::ContainerDir;
+use crate::disks::{HeldDisks, Order};
+use crate::mounts::{ContainerDir, RootSource};
 use crate::sandbox::Container;
 use crate::{
     CreateContainer, CreateExec, ErrorKind, ProcessExit, ProcessId, ProcessStreams, Sandbox,
-    SandboxError, connection, identifier, spec,
+    SandboxError, connection, identifier, roots, spec,
 };
 
 /// Most signals Linux knows (SIGRTMAX).
@@ -53,18 +53,26 @@ impl Sandbox {
         let prepared = tokio::task::spawn_blocking({
             let (id, agent, updates) = (id.clone(), self.agent.clone(), self.updates.clone());
             move || {
-                let root = &guest.host_root;
-                let directory =
-                    ContainerDir::prepare(&state, &id, &request.rootfs, root, &guest.binds)?;
+                let guest_root = roots::plan(&request.rootfs)?;
+                let mut orders: Vec<Order> = guest.disks.iter().map(Order::from).collect();
+                let root = match &guest_root {
+                    Some(guest_root) => {
+                        orders.extend(guest_root.orders()?);
+                        RootSource::Guest
+                    }
+                    None if request.rootfs.is_empty() => RootSource::At(&guest.host_root),
+                    None => RootSource::Mounts(&request.rootfs),
+                };
+                let directory = ContainerDir::prepare(&state, &id, root, &guest.binds)?;
                 guest.set_sources(directory.volumes());
                 let updated = updates.watch(&agent, &id, guest.updated(directory.volumes()));
-                Ok::<_, SandboxError>((directory, guest, updated))
+                Ok::<_, SandboxError>((directory, guest, guest_root, orders, updated))
             }
         });
-        let (directory, guest, updated) = prepared
+        let (directory, guest, guest_root, orders, updated) = prepared
             .await
             .map_err(|error| SandboxError::new(ErrorKind::Internal, error.to_string()))??;
-        let disks = match self.disks.take(guest.disks.clone()).await {
+        let disks = match self.disks.take(orders).await {
             Ok(disks) => disks,
             Err(error) => {
                 discard(directory).await;
@@ -81,9 +89,16 @@ impl Sandbox {
             Some(_) if self.holds_pod.load(Ordering::Relaxed) => (true, String::new()),
             of => (false, of.unwrap_or_default()),
         };
+        // Those of the configuration came first.
+        let (devices, of_root) = disks
+            .held()
+            .split_at(guest.disks.len().min(disks.held().len()));
+        let numbers = of_root.iter().map(|(_, in_guest)| *in_guest);
+        let root_mounts = guest_root.map_or_else(Vec::new, |root| root.mounts(numbers));
         let create = CreateContainerRequest {
             container_id: id.clone(),
-            config: to_json(&guest.with_disks(disks.numbers()))?,
+            config: to_json(&guest.with_disks(devices))?,
+            root_mounts,
             in_pod_processes,
             process_namespace_of,
             updated,

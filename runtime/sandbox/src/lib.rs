@@ -28,6 +28,7 @@ mod network;
 mod pod;
 mod pod_process;
 mod request;
+mod roots;
 mod sandbox;
 mod sizing;
 mod spec;

@@ -103,9 +103,10 @@ pub struct CreateContainer {
 /// One mount of a root file system, as in containerd's task Create request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RootMount {
-    /// File system type: `overlay` or `bind`.
+    /// File system type: `overlay`, `bind`, `ext4` or `erofs`, after what containerd's mount manager
+    /// writes before it (`format/mkdir/overlay`).
     pub kind: String,
-    /// What is mounted: for `bind` a path of the host.
+    /// What is mounted: for `bind` a path of the host, for `ext4` and `erofs` a block device or file.
     pub source: String,
     /// Directory below the root file system; empty for the root itself.
     pub target: String,

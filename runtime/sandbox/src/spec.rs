@@ -17,7 +17,7 @@ use oci_spec::runtime::{
     Root, Spec,
 };
 
-use crate::disks::{self, DeviceNumber, WantedDisk};
+use crate::disks::{self, DeviceNumber, DiskKey, WantedDisk};
 use crate::mounts::{Volume, tmpfs_size};
 use crate::updates::Updated;
 use crate::{ErrorKind, PodPlace, SandboxError};
@@ -123,9 +123,14 @@ impl GuestSpec {
 
     /// The configuration for the agent. `disks` has the number of each disk on the host and in the
     /// guest.
-    pub(crate) fn with_disks(mut self, disks: &[(DeviceNumber, DeviceNumber)]) -> Spec {
+    pub(crate) fn with_disks(mut self, disks: &[(DiskKey, DeviceNumber)]) -> Spec {
+        let numbers = disks.iter().filter_map(|(key, in_guest)| match key {
+            DiskKey::Device(on_host) => Some((*on_host, *in_guest)),
+            DiskKey::File { .. } => None,
+        });
+        let numbers: Vec<_> = numbers.collect();
         if let Some(linux) = self.spec.linux_mut() {
-            disks::renumber(linux, disks);
+            disks::renumber(linux, &numbers);
         }
         self.spec
     }

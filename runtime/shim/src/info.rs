@@ -8,6 +8,14 @@ use protobuf::{Message, MessageField};
 /// The name under which people select the runtime.
 const NAME: &str = "io.containerd.caisson.v2";
 
+/// The mounts that containerd is to leave to the shim (docs/mounts.md of containerd): layers are disks
+/// of the machine, and what is made of them is made there. What only containerd can do, such as making
+/// the file system of a writable layer, is not among them.
+const ALLOW_MOUNTS: (&str, &str) = (
+    "containerd.io/runtime-allow-mounts",
+    "mkdir/*,format/*,erofs",
+);
+
 /// Prints a `RuntimeInfo` message, as containerd 2.2 and later ask for.
 ///
 /// # Errors
@@ -39,6 +47,8 @@ fn message() -> RuntimeInfo {
     let mut info = RuntimeInfo::new();
     NAME.clone_into(&mut info.name);
     info.version = MessageField::some(version);
+    let (name, mounts) = ALLOW_MOUNTS;
+    info.annotations.insert(name.to_owned(), mounts.to_owned());
     info
 }
 

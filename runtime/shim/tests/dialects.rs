@@ -289,12 +289,15 @@ fn p15_info_is_one_message_whatever_the_input() {
     if !root() {
         return;
     }
-    // RuntimeInfo: field 1 the name, field 2 a message with field 1 the version.
+    // RuntimeInfo: field 1 the name, field 2 a message with field 1 the version, field 5 the
+    // annotations, of which there is one.
     let version = env!("CARGO_PKG_VERSION");
     let length = u8::try_from(version.len()).unwrap();
     let name = b"\x0a\x18io.containerd.caisson.v2".as_slice();
     let head: &[u8] = &[0x12, length + 2, 0x0a, length];
-    let expected = [name, head, version.as_bytes()].concat();
+    let mounts =
+        b"\x2a\x3c\x0a\x22containerd.io/runtime-allow-mounts\x12\x16mkdir/*,format/*,erofs";
+    let expected = [name, head, version.as_bytes(), mounts.as_slice()].concat();
     let bundle = Bundle::new();
     for input in [
         Input::Closed,

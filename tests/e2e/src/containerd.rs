@@ -18,9 +18,11 @@ use rustix::process::{
 /// A containerd starts within seconds, also in emulation and with many tasks to look at.
 const START: Duration = Duration::from_secs(120);
 
-/// A containerd and how it was started. When this goes out of scope, it runs.
+/// A containerd and how it was started. When this goes out of scope, the machine's own runs, and
+/// another one does not.
 #[derive(Debug)]
 pub struct Containerd {
+    is_another: bool,
     pid: Option<Pid>,
     args: Vec<String>,
     environment: Vec<(String, String)>,
@@ -55,11 +57,30 @@ impl Containerd {
             })
             .collect();
         Self {
+            is_another: false,
             pid: Some(pid),
             args: strings("cmdline"),
             environment,
             log: fs::read_link(of("fd/1")).expect("containerd has a log"),
         }
+    }
+
+    /// Starts another one beside the machine's, with this configuration and the same log.
+    ///
+    /// # Panics
+    /// As [`Containerd::running`], and when it does not start.
+    #[must_use]
+    pub fn another(config: &str) -> Self {
+        let running = Self::running();
+        let mut containerd = Self {
+            is_another: true,
+            pid: None,
+            args: ["containerd", "--config", config].map(str::to_owned).into(),
+            environment: running.environment.clone(),
+            log: running.log.clone(),
+        };
+        containerd.start();
+        containerd
     }
 
     /// Its process id.
@@ -148,7 +169,11 @@ impl Containerd {
 
 impl Drop for Containerd {
     fn drop(&mut self) {
-        self.start();
+        if self.is_another {
+            self.stop();
+        } else {
+            self.start();
+        }
     }
 }
 

@@ -61,6 +61,17 @@ impl Shim {
         }
     }
 
+    /// The same connection for calls about another container of its pod.
+    #[must_use]
+    pub fn about(&self, id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            socket: self.socket.clone(),
+            tasks: self.tasks.clone(),
+            deadline: self.deadline,
+        }
+    }
+
     /// The socket, for who wants to speak to it byte by byte.
     #[must_use]
     pub fn socket(&self) -> &Path {
@@ -166,6 +177,26 @@ impl Shim {
         exec.clone_into(&mut request.exec_id);
         request.signal = signal;
         self.tasks.kill(self.context(), &request)
+    }
+
+    /// Pause.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub fn pause(&self) -> ttrpc::Result<api::Empty> {
+        let mut request = api::PauseRequest::new();
+        request.id.clone_from(&self.id);
+        self.tasks.pause(self.context(), &request)
+    }
+
+    /// Resume.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub fn resume(&self) -> ttrpc::Result<api::Empty> {
+        let mut request = api::ResumeRequest::new();
+        request.id.clone_from(&self.id);
+        self.tasks.resume(self.context(), &request)
     }
 
     /// Delete.

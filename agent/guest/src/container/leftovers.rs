@@ -7,12 +7,15 @@ use super::shared;
 use crate::cgroup::Cgroup;
 use crate::error::{AgentError, Doing};
 use crate::launch::create::bundle_name;
+use crate::root::{self, Root};
 
 /// What a container leaves behind.
 pub(super) struct Leftovers {
     pub(super) state: PathBuf,
     pub(super) name: String,
     pub(super) cgroup: Cgroup,
+    /// The root file system, if the guest has mounted it.
+    pub(super) root: Option<Root>,
 }
 
 impl Leftovers {
@@ -37,6 +40,7 @@ impl Leftovers {
                 _ => {}
             }
         }
-        result
+        // Nothing that could use it runs any more.
+        result.and(root::unmount(self.root).await)
     }
 }

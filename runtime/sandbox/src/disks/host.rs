@@ -1,12 +1,12 @@
-//! A block device of the host, opened by its number.
+//! A block device or file of the host, opened for the VMM.
 //!
-//! The configuration tells no path of the host: that of the device in the container is all there is.
-//! The device is therefore opened through a node of our own, on a file system that is mounted
-//! nowhere, so that it is the one with that number and no other.
+//! For a volume, the configuration tells no path of the host: that of the device in the container is
+//! all there is. The device is therefore opened through a node of our own, on a file system that is
+//! mounted nowhere, so that it is the one with that number and no other.
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, makedev};
@@ -16,11 +16,12 @@ use rustix::mount::{
 };
 
 use super::DeviceNumber;
+use super::source::Lock;
 
 /// Where the kernel lists block devices by their numbers.
 const DEVICES: &str = "/sys/dev/block";
 
-/// Why a block device of the host cannot become a disk.
+/// Why a block device or file of the host cannot become a disk.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HostDiskError {
     /// There is none of that number.
@@ -43,15 +44,28 @@ pub(crate) enum HostDiskError {
     /// It could not be opened.
     #[error("the host does not open it for {0}: {1}")]
     Refused(&'static str, io::Error),
+    /// There is nothing at the path.
+    #[error("it is not there on the host: {0}")]
+    Missing(io::Error),
+    /// A directory, a socket or whatever else.
+    #[error("it is neither a file nor a block device of the host")]
+    Kind,
+    /// Another machine has it, or the host has mounted it.
+    #[error("it is in use: another pod has it, or the host has mounted it")]
+    InUse,
 }
 
-/// An open block device.
+/// An open block device or file.
 #[derive(Debug)]
 pub(super) struct HostDisk {
     /// For the VMM.
     pub(super) file: OwnedFd,
     /// It is not to be written, or cannot be.
     pub(super) read_only: bool,
+    /// Past the host's page cache.
+    pub(super) direct: bool,
+    /// To be kept as long as the VMM has it.
+    pub(super) lock: Option<Lock>,
 }
 
 impl HostDisk {
@@ -61,23 +75,92 @@ impl HostDisk {
     /// # Errors
     /// See [`HostDiskError`].
     pub(super) fn open(number: DeviceNumber, writable: bool) -> Result<Self, HostDiskError> {
-        let device = Path::new(DEVICES).join(number.to_string());
-        // Opening a node may make the kernel look for a driver, or make a device.
-        if !device.exists() {
-            return Err(HostDiskError::Absent);
-        }
-        if read(&device, "size")? == "0" {
-            return Err(HostDiskError::Empty);
-        }
-        let read_only = !writable || read(&device, "ro")? == "1";
-        let (way, name) = if read_only {
-            (OFlags::RDONLY, "reading")
-        } else {
-            (OFlags::RDWR, "reading and writing")
-        };
+        let read_only = is_read_only(number)? || !writable;
+        let (way, name) = way(read_only);
         let directory = unattached().map_err(HostDiskError::Node)?;
         let file = open_node(&directory, number, way, name)?;
-        Ok(Self { file, read_only })
+        Ok(Self {
+            file,
+            read_only,
+            direct: true,
+            lock: None,
+        })
+    }
+
+    /// Opens a device with a file system that no other kernel may have mounted meanwhile, if it is to
+    /// be written. `place` is open on its node as a path.
+    ///
+    /// # Errors
+    /// See [`HostDiskError`]; one that cannot be written is [`HostDiskError::Refused`].
+    pub(super) fn at_device(
+        place: &OwnedFd,
+        number: DeviceNumber,
+        writable: bool,
+    ) -> Result<Self, HostDiskError> {
+        if is_read_only(number)? && writable {
+            let error = io::ErrorKind::ReadOnlyFilesystem.into();
+            return Err(HostDiskError::Refused("writing", error));
+        }
+        if writable {
+            // The kernel refuses this for what is mounted or a part of another device.
+            drop(reopen(place, OFlags::RDONLY | OFlags::EXCL, "reading")?);
+        }
+        let (way, name) = way(!writable);
+        let file = reopen(place, way | OFlags::DIRECT, name)?;
+        let lock = Lock::of(&file, writable)?;
+        Ok(Self {
+            file,
+            read_only: !writable,
+            direct: true,
+            lock: Some(lock),
+        })
+    }
+
+    /// Opens a file with a file system; see [`HostDisk::at_device`]. The host's page cache keeps it once
+    /// for all pods.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn at_file(place: &OwnedFd, writable: bool) -> Result<Self, HostDiskError> {
+        let (way, name) = way(!writable);
+        let file = reopen(place, way, name)?;
+        let lock = Lock::of(&file, writable)?;
+        Ok(Self {
+            file,
+            read_only: !writable,
+            direct: false,
+            lock: Some(lock),
+        })
+    }
+}
+
+fn way(read_only: bool) -> (OFlags, &'static str) {
+    if read_only {
+        (OFlags::RDONLY, "reading")
+    } else {
+        (OFlags::RDWR, "reading and writing")
+    }
+}
+
+/// Whether a device cannot be written.
+fn is_read_only(number: DeviceNumber) -> Result<bool, HostDiskError> {
+    let device = Path::new(DEVICES).join(number.to_string());
+    // Opening a node may make the kernel look for a driver, or make a device.
+    if !device.exists() {
+        return Err(HostDiskError::Absent);
+    }
+    if read(&device, "size")? == "0" {
+        return Err(HostDiskError::Empty);
+    }
+    Ok(read(&device, "ro")? == "1")
+}
+
+/// Opens what `place` is open on as a path.
+fn reopen(place: &OwnedFd, way: OFlags, way_name: &'static str) -> Result<OwnedFd, HostDiskError> {
+    let path = format!("/proc/self/fd/{}", place.as_raw_fd());
+    match rustix::fs::open(path, way | OFlags::CLOEXEC, Mode::empty()) {
+        Err(rustix::io::Errno::BUSY) => Err(HostDiskError::InUse),
+        opened => opened.map_err(|error| HostDiskError::Refused(way_name, error.into())),
     }
 }
 

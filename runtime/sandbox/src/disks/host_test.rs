@@ -6,10 +6,7 @@ use rustix::fs::{FileType, OFlags};
 
 use super::{HostDisk, HostDiskError};
 use crate::disks::DeviceNumber;
-
-#[path = "../../tests/sandbox/loop_device.rs"]
-mod loop_device;
-use loop_device::LoopDevice;
+use crate::disks::loop_device::LoopDevice;
 
 fn number(device: &LoopDevice) -> DeviceNumber {
     let (major, minor) = device.number;

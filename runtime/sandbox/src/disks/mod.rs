@@ -1,5 +1,5 @@
-//! Block devices of the host that the configuration of a container names: disks of the pod's
-//! machine.
+//! Block devices of the host that the configuration of a container names, and block devices and files
+//! with root file systems: disks of the pod's machine.
 //!
 //! ```text
 //!   linux.devices: b 7:0 ──▶ opened by number ──▶ VMM: a disk in slot 9 ──▶ guest: vda, 254:0
@@ -12,8 +12,12 @@
 //! VMM refuses what the configuration does not allow, whatever the guest does.
 
 mod host;
+#[cfg(test)]
+#[path = "../../tests/sandbox/loop_device.rs"]
+mod loop_device;
 mod named;
 mod number;
+mod source;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -26,9 +30,10 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use self::host::HostDisk;
 pub(crate) use self::named::{WantedDisk, named, renumber, rules, wanted};
 pub(crate) use self::number::DeviceNumber;
+use self::source::Lock;
+pub(crate) use self::source::{DiskKey, DiskSource};
 use crate::agent::{Agent, LONG};
 use crate::machine::Machine;
 use crate::{ErrorKind, SandboxError, connection, guest_text};
@@ -42,8 +47,33 @@ pub(crate) struct Disks {
     agent: Agent,
     /// Of each disk.
     queues: u8,
-    /// Those that are plugged, by their numbers on the host. Locked while that changes.
-    plugged: Mutex<BTreeMap<DeviceNumber, Disk>>,
+    /// Those that are plugged. Locked while that changes.
+    plugged: Mutex<BTreeMap<DiskKey, Disk>>,
+}
+
+/// A disk that a container is to have.
+#[derive(Debug)]
+pub(crate) struct Order {
+    /// What it is on the host.
+    pub(crate) source: DiskSource,
+    /// Whether the guest may write to it.
+    pub(crate) writable: bool,
+    /// What it is to people; errors begin with it.
+    pub(crate) what: String,
+}
+
+impl From<&WantedDisk> for Order {
+    fn from(wanted: &WantedDisk) -> Self {
+        Self {
+            source: DiskSource::Device(wanted.number),
+            writable: wanted.writable,
+            what: format!(
+                "block device {} of the host, for {}",
+                wanted.number,
+                wanted.path.display()
+            ),
+        }
+    }
 }
 
 /// A disk that is plugged.
@@ -55,6 +85,7 @@ struct Disk {
     writable: bool,
     /// How many containers have it.
     users: usize,
+    _lock: Option<Lock>,
 }
 
 impl std::fmt::Debug for Disks {
@@ -71,40 +102,40 @@ impl std::fmt::Debug for Disks {
 pub(crate) struct HeldDisks {
     /// Nothing is to be done for a pod that is gone.
     disks: Weak<Disks>,
-    numbers: Vec<(DeviceNumber, DeviceNumber)>,
+    held: Vec<(DiskKey, DeviceNumber)>,
 }
 
 impl HeldDisks {
-    /// The number of each on the host and in the guest.
-    pub(crate) fn numbers(&self) -> &[(DeviceNumber, DeviceNumber)] {
-        &self.numbers
+    /// What tells each apart and its number in the guest, in the order in which they were wanted.
+    pub(crate) fn held(&self) -> &[(DiskKey, DeviceNumber)] {
+        &self.held
     }
 
     /// Lets go of them. When this returns, those that nobody else has are off the bus, and the VMM
     /// has closed them; an io_uring of the kernel may keep one open for a moment.
     pub(crate) async fn release(mut self) {
-        if let Some((disks, numbers)) = self.take() {
-            disks.release(numbers).await;
+        if let Some((disks, keys)) = self.take() {
+            disks.release(keys).await;
         }
     }
 
-    fn take(&mut self) -> Option<(Arc<Disks>, Vec<DeviceNumber>)> {
-        let numbers = mem::take(&mut self.numbers);
+    fn take(&mut self) -> Option<(Arc<Disks>, Vec<DiskKey>)> {
+        let held = mem::take(&mut self.held);
         let disks = self.disks.upgrade()?;
-        let on_host = numbers.into_iter().map(|(on_host, _)| on_host).collect();
-        Some((disks, on_host))
+        let keys = held.into_iter().map(|(key, _)| key).collect();
+        Some((disks, keys))
     }
 }
 
 impl Drop for HeldDisks {
     fn drop(&mut self) {
-        if self.numbers.is_empty() {
+        if self.held.is_empty() {
             return;
         }
-        if let Some((disks, numbers)) = self.take()
+        if let Some((disks, keys)) = self.take()
             && let Ok(runtime) = Handle::try_current()
         {
-            runtime.spawn(async move { disks.release(numbers).await });
+            runtime.spawn(async move { disks.release(keys).await });
         }
     }
 }
@@ -129,7 +160,7 @@ impl Disks {
     /// [`ErrorKind::Unavailable`] when the machine does not take it. The container has none then.
     pub(crate) async fn take(
         self: &Arc<Self>,
-        wanted: Vec<WantedDisk>,
+        wanted: Vec<Order>,
     ) -> Result<HeldDisks, SandboxError> {
         if wanted.is_empty() {
             return Ok(HeldDisks::default());
@@ -139,41 +170,35 @@ impl Disks {
         taken.await.map_err(|error| internal(&error))?
     }
 
-    async fn take_all(self: &Arc<Self>, wanted: &[WantedDisk]) -> Result<HeldDisks, SandboxError> {
+    async fn take_all(self: &Arc<Self>, wanted: &[Order]) -> Result<HeldDisks, SandboxError> {
         let mut plugged = self.plugged.lock().await;
-        let mut numbers = Vec::new();
+        let mut held = Vec::new();
         for one in wanted {
             match self.take_one(&mut plugged, one).await {
-                Ok(in_guest) => numbers.push((one.number, in_guest)),
+                Ok(in_guest) => held.push((one.source.key(), in_guest)),
                 Err(error) => {
-                    for (number, _) in numbers {
-                        self.release_one(&mut plugged, number).await;
+                    for (key, _) in held {
+                        self.release_one(&mut plugged, key).await;
                     }
-                    return Err(SandboxError::new(
-                        error.kind(),
-                        format!(
-                            "block device {} of the host, for {}: {error}",
-                            one.number,
-                            one.path.display()
-                        ),
-                    ));
+                    let text = format!("{}: {error}", one.what);
+                    return Err(SandboxError::new(error.kind(), text));
                 }
             }
         }
         Ok(HeldDisks {
             disks: Arc::downgrade(self),
-            numbers,
+            held,
         })
     }
 
     /// The number of the disk in the guest.
     async fn take_one(
         &self,
-        plugged: &mut BTreeMap<DeviceNumber, Disk>,
-        wanted: &WantedDisk,
+        plugged: &mut BTreeMap<DiskKey, Disk>,
+        wanted: &Order,
     ) -> Result<DeviceNumber, SandboxError> {
         let count = plugged.len();
-        match plugged.entry(wanted.number) {
+        match plugged.entry(wanted.source.key()) {
             Entry::Occupied(disk) if wanted.writable && !disk.get().writable => Err(failed(
                 "another container of the pod has it, to read only, and one that writes must come \
                  first",
@@ -183,7 +208,7 @@ impl Disks {
                 Ok(disk.get().in_guest)
             }
             Entry::Vacant(_) if count >= MOST => {
-                Err(failed(format!("a pod can have {MOST}, and has them")))
+                Err(failed(format!("a pod can have {MOST} disks, and has them")))
             }
             Entry::Vacant(place) => {
                 let disk = self.plug(wanted).await?;
@@ -192,20 +217,19 @@ impl Disks {
         }
     }
 
-    async fn plug(&self, wanted: &WantedDisk) -> Result<Disk, SandboxError> {
-        let WantedDisk {
-            number, writable, ..
-        } = *wanted;
-        let opening = tokio::task::spawn_blocking(move || HostDisk::open(number, writable));
+    async fn plug(&self, wanted: &Order) -> Result<Disk, SandboxError> {
+        let (source, writable) = (wanted.source.clone(), wanted.writable);
+        let key = source.key();
+        let opening = tokio::task::spawn_blocking(move || source.open(writable));
         let host = timeout(LONG, opening)
             .await
             .map_err(|_| failed(format!("it did not open within {} s", LONG.as_secs())))?
             .map_err(|error| internal(&error))?
             .map_err(|error| failed(error.to_string()))?;
         let request = Request::Plug(DeviceConfig::Disk(DiskConfig {
-            id: number.to_string(),
+            id: key.serial(),
             read_only: host.read_only,
-            direct: true,
+            direct: host.direct,
             queues: self.queues,
             limits: Limits::default(),
         }));
@@ -228,9 +252,10 @@ impl Disks {
                 in_guest,
                 writable,
                 users: 1,
+                _lock: host.lock,
             }),
             Err(error) => {
-                self.unplug(number, slot).await;
+                self.unplug(key, slot).await;
                 Err(error)
             }
         }
@@ -257,11 +282,11 @@ impl Disks {
     }
 
     /// Lets go of the disks of a container. Goes on when the returned future is dropped.
-    async fn release(self: Arc<Self>, numbers: Vec<DeviceNumber>) {
+    async fn release(self: Arc<Self>, keys: Vec<DiskKey>) {
         let released = tokio::spawn(async move {
             let mut plugged = self.plugged.lock().await;
-            for number in numbers {
-                self.release_one(&mut plugged, number).await;
+            for key in keys {
+                self.release_one(&mut plugged, key).await;
             }
         });
         if let Err(error) = released.await {
@@ -269,15 +294,17 @@ impl Disks {
         }
     }
 
-    async fn release_one(&self, plugged: &mut BTreeMap<DeviceNumber, Disk>, number: DeviceNumber) {
-        let Entry::Occupied(mut disk) = plugged.entry(number) else {
+    async fn release_one(&self, plugged: &mut BTreeMap<DiskKey, Disk>, key: DiskKey) {
+        let Entry::Occupied(mut disk) = plugged.entry(key) else {
             return;
         };
         disk.get_mut().users -= 1;
         if disk.get().users > 0 {
             return;
         }
-        let slot = disk.remove().slot;
+        // Its lock is kept until the VMM has let go of it.
+        let disk = disk.remove();
+        let slot = disk.slot;
         if self.machine.has_ended() {
             return;
         }
@@ -289,13 +316,13 @@ impl Disks {
             })
             .await;
         if let Err(error) = removed {
-            tracing::warn!("block device {number} of the host: in the guest: {error}");
+            tracing::warn!("{key}: in the guest: {error}");
         }
-        self.unplug(number, slot).await;
+        self.unplug(key, slot).await;
     }
 
     /// Takes a disk off the bus, which closes the device when what was asked of it is done.
-    async fn unplug(&self, number: DeviceNumber, slot: u8) {
+    async fn unplug(&self, key: DiskKey, slot: u8) {
         let request = Request::Unplug { slot };
         let problem = match connection::ask_vmm(&self.machine, request, Vec::new()).await {
             Ok(Reply::Done) => return,
@@ -305,7 +332,7 @@ impl Disks {
                 .to_string(),
             Err(error) => error.to_string(),
         };
-        tracing::warn!("block device {number} of the host may still be open: {problem}");
+        tracing::warn!("{key} may still be open: {problem}");
     }
 }
 

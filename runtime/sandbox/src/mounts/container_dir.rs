@@ -17,6 +17,27 @@ const ROOTFS: &str = "rootfs";
 /// keep what it knows of it (`private_roots.rs` there).
 const MARK: &str = "private";
 
+/// Where the root file system of a container comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum RootSource<'a> {
+    /// The host mounts it.
+    Mounts(&'a [RootMount]),
+    /// It is mounted already.
+    At(&'a Path),
+    /// The guest mounts it: there is nothing to share.
+    Guest,
+}
+
+/// Whether nobody on the host changes a root file system of these mounts. What somebody else has
+/// mounted, they may change; docker copies files into it. An overlay is mounted for one container
+/// alone, and its directories must not be changed beside it (overlayfs.rst of the kernel's
+/// documentation).
+fn is_changed_by_guest_alone(mounts: &[RootMount]) -> bool {
+    let is_overlay = |mount: &RootMount| mount.kind.rsplit('/').next() == Some("overlay");
+    let is_root = |mount: &&RootMount| mount.target.trim_matches('/').is_empty();
+    mounts.iter().rfind(is_root).is_some_and(is_overlay)
+}
+
 /// `shared/<container>` with its root file system, unmounted and removed when this is dropped, and
 /// its share in the volumes of the pod.
 #[derive(Debug)]
@@ -30,40 +51,39 @@ pub(crate) struct ContainerDir {
 }
 
 impl ContainerDir {
-    /// Mounts the root file system (`host_root` when there are no mounts for it) and bind mounts
-    /// of container `id`, a checked identifier. Blocks.
+    /// Mounts the root file system and bind mounts of container `id`, a checked identifier. Blocks.
     ///
     /// # Errors
     /// As in [`rootfs`] and [`bind`](super::bind); nothing is left then.
     pub(crate) fn prepare(
         state: &StateDir,
         id: &str,
-        rootfs: &[RootMount],
-        host_root: &Path,
+        root: RootSource<'_>,
         binds: &[BindMount],
     ) -> Result<Self, SandboxError> {
         let mut prepared = Self::make(state, id).map_err(|error| Self::failed(id, &error))?;
-        // What somebody else has mounted, they may change; docker copies files into it. An overlay is
-        // mounted for this container alone, and its directories must not be changed beside it
-        // (overlayfs.rst of the kernel's documentation).
-        if !rootfs.is_empty() && rootfs.iter().all(|mount| mount.kind == "overlay") {
-            prepared.mark().map_err(|error| Self::failed(id, &error))?;
-        }
-        let root = if rootfs.is_empty() {
-            rootfs::already_at(host_root)?
-        } else {
-            let staging = state.staging();
-            rustix::fs::mkdirat(staging, id, Mode::RWXU)
-                .map_err(|error| Self::failed(id, &error.into()))?;
-            let tree = rootfs::assemble(rootfs, staging, id);
-            if let Err(error) = rustix::fs::unlinkat(staging, id, AtFlags::REMOVEDIR) {
-                tracing::warn!("container {id}: staging directory: {error}");
+        let tree = match root {
+            RootSource::Guest => None,
+            RootSource::At(path) => Some(rootfs::already_at(path)?),
+            RootSource::Mounts(mounts) => {
+                if is_changed_by_guest_alone(mounts) {
+                    prepared.mark().map_err(|error| Self::failed(id, &error))?;
+                }
+                let staging = state.staging();
+                rustix::fs::mkdirat(staging, id, Mode::RWXU)
+                    .map_err(|error| Self::failed(id, &error.into()))?;
+                let tree = rootfs::assemble(mounts, staging, id);
+                if let Err(error) = rustix::fs::unlinkat(staging, id, AtFlags::REMOVEDIR) {
+                    tracing::warn!("container {id}: staging directory: {error}");
+                }
+                Some(tree?)
             }
-            tree?
         };
-        prepared
-            .attach_root(root)
-            .map_err(|error| Self::failed(id, &error))?;
+        if let Some(tree) = tree {
+            prepared
+                .attach_root(tree)
+                .map_err(|error| Self::failed(id, &error))?;
+        }
         for bind in binds {
             prepared.volumes.push(state.volumes().mount(bind)?);
         }

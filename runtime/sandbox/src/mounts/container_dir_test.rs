@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::super::StateDir;
 use super::super::private_mounts::in_private_mounts;
 use super::super::tree::DetachedTree;
-use super::ContainerDir;
+use super::{ContainerDir, RootSource};
 use crate::spec::BindMount;
 use crate::{ErrorKind, RootMount, SandboxError};
 
@@ -49,7 +49,7 @@ impl Host {
         rootfs: &[RootMount],
         binds: &[BindMount],
     ) -> Result<ContainerDir, SandboxError> {
-        ContainerDir::prepare(&self.state, "web", rootfs, Path::new("/nowhere"), binds)
+        ContainerDir::prepare(&self.state, "web", RootSource::Mounts(rootfs), binds)
     }
 
     fn root(&self) -> RootMount {
@@ -178,6 +178,53 @@ fn an_overlay_root_keeps_its_layers_unchanged() {
 }
 
 #[test]
+fn mounts_that_another_names_have_places_of_their_own() {
+    in_private_mounts(|| {
+        let host = Host::new();
+        let (low, top) = (host.directory("low"), host.directory("top"));
+        fs::write(low.join("only-low"), "").unwrap();
+        let layers = |lower: &str| {
+            let make = host.temporary.path().join("made");
+            vec![
+                bind_root(&top, &["ro"]),
+                bind_root(&low, &["ro"]),
+                RootMount {
+                    kind: "format/mkdir/overlay".into(),
+                    ..overlay(vec![
+                        format!("X-containerd.mkdir.path={}:0750", make.display()),
+                        format!("lowerdir={lower}:{}", make.display()),
+                    ])
+                },
+            ]
+        };
+        let container = host.prepare(&layers("{{ overlay 0 1 }}"), &[]).unwrap();
+        let file = |name: &str| fs::read_to_string(host.guest("web/rootfs").join(name));
+        assert_eq!(file("file").unwrap(), "top");
+        assert_eq!(file("only-low").unwrap(), "");
+        let made = fs::metadata(host.temporary.path().join("made")).unwrap();
+        assert_eq!(
+            std::os::unix::fs::PermissionsExt::mode(&made.permissions()) & 0o777,
+            0o750
+        );
+        drop(container);
+        assert!(host.is_empty());
+        for lower in ["{{ mount 2 }}", "{{ mount 0 }}/file", "{{ target 0 }}"] {
+            let error = host.prepare(&layers(lower), &[]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+            assert!(host.is_empty());
+        }
+        let shown = RootMount {
+            kind: "format/bind".into(),
+            ..bind_root(Path::new("{{ mount 0 }}"), &["rbind"])
+        };
+        let container = host.prepare(&[bind_root(&low, &[]), shown], &[]).unwrap();
+        assert_eq!(file("file").unwrap(), "low");
+        drop(container);
+        assert!(host.is_empty());
+    });
+}
+
+#[test]
 fn an_overlay_may_have_more_layers_than_fit_a_page() {
     in_private_mounts(|| {
         let host = Host::new();
@@ -238,7 +285,8 @@ fn a_root_that_is_already_mounted_is_taken_from_there() {
     in_private_mounts(|| {
         let host = Host::new();
         let merged = host.directory("merged");
-        let container = ContainerDir::prepare(&host.state, "web", &[], &merged, &[]).unwrap();
+        let container =
+            ContainerDir::prepare(&host.state, "web", RootSource::At(&merged), &[]).unwrap();
         assert_eq!(
             fs::read_to_string(host.guest("web/rootfs/file")).unwrap(),
             "merged"
@@ -248,7 +296,8 @@ fn a_root_that_is_already_mounted_is_taken_from_there() {
             (host.temporary.path().join("absent"), "absent"),
             (merged.join("file"), "Not a directory"),
         ] {
-            let error = ContainerDir::prepare(&host.state, "web", &[], &path, &[]).unwrap_err();
+            let error =
+                ContainerDir::prepare(&host.state, "web", RootSource::At(&path), &[]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidArgument);
             assert!(
                 error
@@ -394,11 +443,19 @@ fn a_root_that_is_not_possible_is_refused_and_leaves_nothing() {
         for (mount, kind, word) in [
             (
                 RootMount {
-                    kind: "erofs".into(),
+                    kind: "ext4".into(),
                     ..bind_root(&image, &[])
                 },
                 ErrorKind::Unimplemented,
-                "erofs",
+                "a guest may have written to it",
+            ),
+            (
+                RootMount {
+                    kind: "erofs".into(),
+                    ..bind_root(&image.join("file"), &[])
+                },
+                ErrorKind::InvalidArgument,
+                "erofs mount of",
             ),
             (
                 bind_root(Path::new("/no/such"), &[]),

@@ -17,6 +17,9 @@
 
 mod bind;
 mod container_dir;
+mod erofs;
+mod layers;
+mod loop_device;
 mod mountinfo;
 mod options;
 mod overlay;
@@ -30,7 +33,8 @@ mod tree;
 mod versions;
 mod volumes;
 
-pub(crate) use container_dir::ContainerDir;
+pub(crate) use container_dir::{ContainerDir, RootSource};
+pub(crate) use options::MountOptions;
 pub(crate) use state_dir::StateDir;
 pub(crate) use tmpfs::tmpfs_size;
 pub use tree::enter_mount_namespace;

@@ -217,6 +217,18 @@ impl Agent for FakeAgent {
                 device["path"].as_str().unwrap()
             ));
         }
+        for mount in &request.root_mounts {
+            let disks = mount
+                .disks
+                .iter()
+                .map(|disk| format!("{}:{}", disk.major, disk.minor));
+            let disks: Vec<String> = disks.collect();
+            let (id, kind, options) = (&request.container_id, &mount.kind, mount.options.join(","));
+            self.note(&format!(
+                "{id}: root {kind} on {} with {options}",
+                disks.join(" ")
+            ));
+        }
         self.create(
             request.container_id,
             String::new(),

@@ -19,6 +19,7 @@ mod loop_device;
 mod network;
 mod pod;
 mod pod_process;
+mod roots;
 mod start;
 mod volumes;
 

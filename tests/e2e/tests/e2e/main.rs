@@ -18,6 +18,7 @@ mod jail;
 mod lifecycle;
 mod mounts;
 mod network;
+mod roots;
 mod smoke;
 mod soak;
 mod stdio;

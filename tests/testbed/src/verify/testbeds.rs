@@ -37,6 +37,7 @@ const OURS: [(&str, &str, &[&str]); 6] = [
             "cri::sandbox_api::",
             "cri::security::",
             "cri::volumes::volumes_of",
+            "roots::blockfile::",
         ],
     ),
     ("faults", "1.7", &["/share/e2e", "faults::"]),

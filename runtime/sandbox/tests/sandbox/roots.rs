@@ -1,0 +1,180 @@
+//! Root file systems on disks, from containerd's mounts to what the VMM and the agent are told.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use caisson_sandbox::{Config, CreateContainer, ErrorKind, RootMount, Sandbox};
+use rustix::fs::FlockOperation;
+
+use crate::pod::{Pod, in_pod};
+use crate::{init, soon};
+
+/// With the file in which the fake VMM writes down what happens to disks.
+fn noted(pod: &Pod) -> (Config, PathBuf) {
+    let notes = pod.program("notes");
+    let mut config = pod.config("");
+    config.kernel_parameters += &format!(" notes={}", notes.display());
+    (config, notes)
+}
+
+/// A file that is a disk, and how the VMM calls it.
+fn disk(pod: &Pod, name: &str) -> (PathBuf, String) {
+    let path = pod.program(name);
+    fs::write(&path, vec![0; 4096]).unwrap();
+    let serial = format!("ino:{:x}", fs::metadata(&path).unwrap().ino());
+    (path, serial)
+}
+
+fn mount(kind: &str, source: &Path, options: &[&str]) -> RootMount {
+    RootMount {
+        kind: kind.into(),
+        source: source.display().to_string(),
+        target: String::new(),
+        options: options.iter().map(|&option| option.into()).collect(),
+    }
+}
+
+fn container(pod: &Pod, id: &str, program: &str, rootfs: Vec<RootMount>) -> CreateContainer {
+    CreateContainer {
+        rootfs,
+        ..pod.container(id, program)
+    }
+}
+
+fn lines(notes: &Path) -> Vec<String> {
+    let text = fs::read_to_string(notes).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[track_caller]
+fn assert_free(path: &Path) {
+    let file = fs::File::open(path).unwrap();
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+}
+
+#[test]
+fn a_root_is_a_disk_of_the_machine_as_long_as_its_container_is() {
+    in_pod(async |pod: &Pod| {
+        let (config, notes) = noted(pod);
+        let sandbox = soon(Sandbox::start(&config, pod.options())).await.unwrap();
+        let (path, serial) = disk(pod, "blockfile");
+        let root = || vec![mount("ext4", &path, &["loop", "rw"])];
+        let web = container(pod, "web", "cat", root());
+        soon(sandbox.create_container(web)).await.unwrap();
+        assert_eq!(
+            lines(&notes),
+            [
+                format!("slot 16: disk {serial}, writable"),
+                "slot 16: found".to_owned(),
+                "web: root ext4 on 254:16 with discard".to_owned(),
+            ]
+        );
+        // Nothing of it is shared.
+        let shared = pod.state_dir().join("shared/web/rootfs");
+        assert_eq!(fs::read_dir(shared).unwrap().count(), 0);
+        let file = fs::File::open(&path).unwrap();
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).unwrap_err();
+
+        soon(sandbox.delete_process(&init("web"))).await.unwrap();
+        assert_eq!(
+            lines(&notes)[3..],
+            ["slot 16: removed", "slot 16: unplugged"]
+        );
+        assert_free(&path);
+        let again = container(pod, "web", "cat", root());
+        soon(sandbox.create_container(again)).await.unwrap();
+        soon(sandbox.stop()).await;
+        drop(sandbox);
+        assert_free(&path);
+        pod.assert_nothing_left();
+    });
+}
+
+#[test]
+fn layers_are_disks_that_containers_share() {
+    in_pod(async |pod: &Pod| {
+        let (config, notes) = noted(pod);
+        let sandbox = soon(Sandbox::start(&config, pod.options())).await.unwrap();
+        let (layer, layer_serial) = disk(pod, "layer");
+        for (id, slot) in [("one", 17), ("two", 18)] {
+            let (upper, upper_serial) = disk(pod, id);
+            let options = [
+                "upperdir={{ mount 0 }}/upper",
+                "workdir={{ mount 0 }}/work",
+                "lowerdir={{ mount 1 }}",
+            ];
+            let rootfs = vec![
+                mount("ext4", &upper, &["loop", "nodiscard"]),
+                mount("erofs", &layer, &["loop"]),
+                mount("format/overlay", Path::new("overlay"), &options),
+            ];
+            let container = container(pod, id, "cat", rootfs);
+            soon(sandbox.create_container(container)).await.unwrap();
+            let said = lines(&notes).join("\n");
+            let upper_slot = if id == "one" { 16 } else { slot };
+            for line in [
+                format!("slot {upper_slot}: disk {upper_serial}, writable"),
+                format!("slot 17: disk {layer_serial}, read-only"),
+                format!("{id}: root ext4 on 254:{upper_slot} with nodiscard"),
+                format!("{id}: root erofs on 254:17 with "),
+                format!("{id}: root overlay on  with "),
+            ] {
+                assert!(said.contains(&line), "{line} in {said}");
+            }
+        }
+        soon(sandbox.delete_process(&init("one"))).await.unwrap();
+        assert!(!lines(&notes).contains(&"slot 17: unplugged".to_owned()));
+        soon(sandbox.delete_process(&init("two"))).await.unwrap();
+        assert_eq!(lines(&notes).last().unwrap(), "slot 17: unplugged");
+        assert_free(&layer);
+        soon(sandbox.stop()).await;
+        pod.assert_nothing_left();
+    });
+}
+
+#[test]
+fn a_root_that_cannot_be_had_is_named_and_leaves_no_disk() {
+    in_pod(async |pod: &Pod| {
+        let (config, notes) = noted(pod);
+        let sandbox = soon(Sandbox::start(&config, pod.options())).await.unwrap();
+        let (path, _) = disk(pod, "blockfile");
+        let absent = pod.program("absent-disk");
+        for (mounts, kind, expected) in [
+            (
+                vec![mount("ext4", &absent, &[])],
+                ErrorKind::InvalidArgument,
+                "absent-disk",
+            ),
+            (
+                vec![mount("xfs", &path, &[])],
+                ErrorKind::Unimplemented,
+                "xfs",
+            ),
+        ] {
+            let container = container(pod, "web", "cat", mounts);
+            let error = soon(sandbox.create_container(container)).await.unwrap_err();
+            assert_eq!(error.kind(), kind, "{error}");
+            assert!(error.to_string().contains(expected), "{error}");
+            assert_eq!(lines(&notes), Vec::<String>::new());
+        }
+        // Another pod has it.
+        let file = fs::File::open(&path).unwrap();
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let root = || vec![mount("ext4", &path, &["loop"])];
+        let taken = container(pod, "web", "cat", root());
+        let error = soon(sandbox.create_container(taken)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+        assert!(error.to_string().contains("another pod has it"), "{error}");
+        drop(file);
+        // The guest makes no container of it.
+        let refused = container(pod, "web", "absent", root());
+        let error = soon(sandbox.create_container(refused)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(lines(&notes).last().unwrap(), "slot 16: unplugged");
+        assert!(!pod.state_dir().join("shared/web").exists());
+        assert_free(&path);
+        soon(sandbox.stop()).await;
+        pod.assert_nothing_left();
+    });
+}
