@@ -267,7 +267,7 @@ fn building(filter: Filter) -> Filter {
 }
 
 #[cfg(test)]
-pub(crate) use tests::FORBIDDEN;
+pub(crate) use tests::forbidden;
 
 #[cfg(test)]
 #[path = "filter_test.rs"]
