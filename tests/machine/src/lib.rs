@@ -31,6 +31,7 @@ mod pattern;
 mod process;
 mod recording;
 mod request;
+pub mod ring;
 mod step;
 mod tap;
 pub mod vsock;
