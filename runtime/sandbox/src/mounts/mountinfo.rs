@@ -12,10 +12,10 @@ use std::{fs, io};
 /// can write: who detaches the mount takes it along.
 pub(super) fn outermost(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mountinfo = fs::read("/proc/thread-self/mountinfo")?;
-    Ok(without_inner(parse(&mountinfo, directory)))
+    Ok(without_inner(&parse(&mountinfo, directory)))
 }
 
-fn without_inner(mount_points: Vec<PathBuf>) -> Vec<PathBuf> {
+fn without_inner(mount_points: &[PathBuf]) -> Vec<PathBuf> {
     let inner = |path: &PathBuf| {
         let above = |other: &PathBuf| path != other && path.starts_with(other);
         mount_points.iter().any(above)
@@ -88,10 +88,10 @@ mod tests {
             "/s/export",
         ]);
         assert_eq!(
-            without_inner(all),
+            without_inner(&all),
             paths(&["/s/shared", "/s/shared", "/s/export"])
         );
-        assert_eq!(without_inner(paths(&["/s/a", "/s/ab"])).len(), 2);
+        assert_eq!(without_inner(&paths(&["/s/a", "/s/ab"])).len(), 2);
     }
 
     #[test]

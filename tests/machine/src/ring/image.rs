@@ -93,7 +93,7 @@ fn tables() -> Vec<Vec<u64>> {
     });
     let high = vec![large((1 << 16) - 1), large((1 << 22) - 1)];
     let mut tables = vec![top, first.collect(), high];
-    let fine = |index: u64| (0..512).map(move |page| (index << 30) + (page << 21) | LARGE);
+    let fine = |index: u64| (0..512).map(move |page| ((index << 30) + (page << 21)) | LARGE);
     tables.extend((0..FINE).map(|index| fine(index).collect()));
     tables
 }

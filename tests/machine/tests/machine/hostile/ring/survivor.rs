@@ -18,7 +18,8 @@ const MEMORY_MIB: u32 = 64;
 /// The first address behind its memory.
 pub(super) const MEMORY: u64 = (MEMORY_MIB as u64) << 20;
 
-/// A machine of two processors, of which the second waits to be started.
+/// A machine of two processors, of which the second waits to be started. No kernel is booted in it, so
+/// that a host will do on which KVM emulates ring 0: by hand, with the program that `CAISSON_VMM` names.
 fn machine() -> Builder {
     let builder = TestMachine::builder().memory_mib(MEMORY_MIB).vcpus(2);
     match std::env::var_os("CAISSON_VMM") {
@@ -55,13 +56,13 @@ impl Survivor {
         // Nothing is left to be done for a guest that has halted.
         let vmm = self.machine.vmm();
         eventually("all threads of the VMM sleep", || sleeps(vmm));
-        self.is_unhurt();
+        self.survive();
         went
     }
 
     /// Makes sure that the VMM of a guest that may do anything yet does what it is told, and ends it.
     #[track_caller]
-    pub(super) fn is_unhurt(self) {
+    pub(super) fn survive(self) {
         self.machine.pause();
         let vmm = self.machine.vmm();
         eventually("all threads of a paused VMM sleep", || sleeps(vmm));
