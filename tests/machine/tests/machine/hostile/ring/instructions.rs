@@ -91,11 +91,13 @@ fn instructions_of_the_system_may_be_used_in_any_way() {
             0x0f, 0x20, get, 0x48, 0x89, 0xd3, 0x48, 0x31, 0xc2, 0x0f, 0x22, set, 0x0f, 0x22,
             restore,
         ];
-        // Paging off is a way to end.
-        acts.push(Act::run(
-            &[&bit[..], &flip].concat(),
-            if register == 0xc0 { 31 } else { 64 },
-        ));
+        // Paging off, or other page tables, is a way to end.
+        let times = match register {
+            0xc0 => 31,
+            0xd8 => 12,
+            _ => 64,
+        };
+        acts.push(Act::run(&[&bit[..], &flip].concat(), times));
         let alone = [
             0x0f, 0x20, restore, 0x0f, 0x22, register, 0x0f, 0x22, restore,
         ];
