@@ -88,6 +88,7 @@ pub struct Builder {
     parameters: String,
     root: bool,
     virtio_console: bool,
+    kernel: Option<File>,
     initrd: Option<File>,
     devices: Vec<Device>,
 }
@@ -103,6 +104,7 @@ impl Default for Builder {
             parameters: String::new(),
             root: true,
             virtio_console: false,
+            kernel: None,
             initrd: None,
             devices: Vec::new(),
         }
@@ -177,6 +179,14 @@ impl Builder {
         self.without_root()
     }
 
+    /// Another kernel than the installed one, without any initial root file system. Nobody will say
+    /// hello: use [`Builder::start`].
+    #[must_use]
+    pub fn kernel(mut self, kernel: File) -> Self {
+        self.kernel = Some(kernel);
+        self.without_root()
+    }
+
     /// A device that is there from the start.
     #[must_use]
     pub fn device(mut self, device: Device) -> Self {
@@ -224,18 +234,21 @@ impl Builder {
             self.devices.insert(0, root);
         }
         // Before the VMM starts, which is when a benchmark's clock does.
-        let initrd = self.initrd.take().unwrap_or_else(test_guest);
+        let (kernel, initrd) = match (self.kernel.take(), self.initrd.take()) {
+            (Some(kernel), initrd) => (kernel, initrd),
+            (None, initrd) => (installed_kernel(), Some(initrd.unwrap_or_else(test_guest))),
+        };
         let machine = TestMachine::new(&self.vmm);
         let console = machine.console_file();
         let kvm = File::options().read(true).write(true).open("/dev/kvm");
         let ram = self.memory_mib + self.hotplug_memory_mib;
         let mut files: Vec<(FileRole, OwnedFd)> = vec![
             (FileRole::Kvm, kvm.expect("this machine has KVM").into()),
-            (FileRole::Kernel, kernel().into()),
-            (FileRole::Initrd, initrd.into()),
+            (FileRole::Kernel, kernel.into()),
             (FileRole::Console, console.into()),
             (FileRole::Memory, memory_file(ram)),
         ];
+        files.extend(initrd.map(|file| (FileRole::Initrd, file.into())));
         let roles = files.iter().map(|(role, _)| role.clone()).collect();
         let (mut configs, mut servers) = (Vec::new(), Vec::new());
         for device in self.devices {
@@ -263,7 +276,7 @@ impl Builder {
     }
 }
 
-fn kernel() -> File {
+fn installed_kernel() -> File {
     File::open(KERNEL).expect("the guest kernel is installed")
 }
 

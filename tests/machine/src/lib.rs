@@ -32,6 +32,7 @@ mod process;
 mod recording;
 mod request;
 mod samples;
+pub mod ring;
 mod step;
 mod tap;
 pub mod vsock;

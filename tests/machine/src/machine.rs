@@ -22,7 +22,7 @@ use crate::wait::PATIENCE;
 pub(crate) const VMM: &str = "/usr/local/libexec/caisson/caisson-vmm";
 
 /// Bytes of the console that a failed test shows.
-const SHOWN: u64 = 4096;
+const SHOWN: u64 = 16 << 10;
 
 /// A machine that runs until this value goes. It must then end by itself, and well.
 ///
@@ -77,7 +77,7 @@ impl TestMachine {
         drop(hello);
     }
 
-    /// What the guest's serial port has said, the last 4 KiB.
+    /// What the guest's serial port has said, the last 16 KiB.
     #[must_use]
     pub fn console(&self) -> String {
         let length = self.console.metadata().map_or(0, |metadata| metadata.len());
@@ -202,6 +202,13 @@ impl TestMachine {
         self.done(Request::Resume);
     }
 
+    /// Pauses a machine that may have ended, and lets it go on.
+    pub fn nudge(&self) {
+        // No answer is one, too.
+        let _ = self.control.ask(Request::Pause, &[]);
+        let _ = self.control.ask(Request::Resume, &[]);
+    }
+
     /// Makes vCPUs so that there are `count`. The guest uses them after
     /// [`TestMachine::set_online`].
     ///
@@ -265,6 +272,13 @@ impl TestMachine {
     #[track_caller]
     pub fn event<T>(&self, what: &str, choose: impl Fn(&Event) -> Option<T>) -> T {
         self.or_console(self.control.event(what, choose))
+    }
+
+    /// Whether the machine has ended, and nobody has waited for that.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        let exit = |event: &Event| matches!(event, Event::Exit(_));
+        self.events().iter().any(exit)
     }
 
     /// Waits for the machine's end.

@@ -18,12 +18,14 @@
 
 mod descriptors;
 pub mod filter;
+mod forbidden;
 mod namespaces;
 mod privileges;
 
 use rustix::io::Errno;
 
 pub use descriptors::{close_from, set_limits};
+pub use forbidden::{FORBIDDEN, Forbidden};
 pub use namespaces::{empty_root, leave_namespaces, pivot_into};
 pub use privileges::{become_user, die_with_parent, keep_capabilities};
 

@@ -32,7 +32,7 @@ pub(crate) enum Kind {
     Control,
     /// Runs all devices.
     Io,
-    /// Runs one vCPU, and activates devices when the guest's driver says so.
+    /// Runs one vCPU, whose guest's driver sets devices up and resets them.
     Vcpu,
 }
 
@@ -84,16 +84,13 @@ const EVERY: &[i64] = &[
     libc::SYS_write,
 ];
 
-/// Talking to a file server when it gets or loses its queues, and to the control thread.
-const CONVERSATION: &[i64] = &[
-    libc::SYS_ppoll,
-    libc::SYS_recvmsg,
-    libc::SYS_sendmsg,
-    libc::SYS_shutdown,
-];
+/// Talking: with the shim, with a file server that gets or loses its queues, and with what is behind
+/// the connections of the socket device.
+const CONVERSATION: &[i64] = &[libc::SYS_ppoll, libc::SYS_recvmsg];
 
-/// Devices at their start: the events of their queues.
-const ACTIVATION: &[i64] = &[libc::SYS_eventfd2];
+/// What becomes of devices on the thread of a vCPU: the events of their queues are made, and a reset
+/// of the socket device ends its connections.
+const REGISTERS: &[i64] = &[libc::SYS_eventfd2, libc::SYS_sendmsg, libc::SYS_shutdown];
 
 /// Devices at work. A disk makes its ring when the first request comes; what is done through a ring
 /// passes by every filter, and where that leads is in docs/security.md.
@@ -108,15 +105,18 @@ const DEVICES: &[i64] = &[
     libc::SYS_io_uring_setup,
     libc::SYS_preadv2,
     libc::SYS_pwritev2,
+    libc::SYS_sendmsg,
+    libc::SYS_shutdown,
     libc::SYS_timerfd_settime,
 ];
 
-/// Starting threads, making devices of open files, and the end.
+/// Talking to the shim, starting threads, making devices of open files, and the end.
 const CHANGING: &[i64] = &[
     libc::SYS_exit_group,
     libc::SYS_lseek,
     libc::SYS_rseq,
     libc::SYS_sched_getaffinity,
+    libc::SYS_sendmsg,
     libc::SYS_set_robust_list,
     libc::SYS_statx,
     libc::SYS_timerfd_create,
@@ -216,7 +216,6 @@ fn every() -> Filter {
     let own = rustix::process::getpid().as_raw_nonzero().get();
     let filter = Filter::new(Action::Kill)
         .allow(EVERY)
-        .allow(CONVERSATION)
         .allow_values(libc::SYS_madvise, 2, ADVICE)
         .allow_if(libc::SYS_mmap, &[Condition::without(2, EXECUTABLE)])
         // Something large that grows is copied instead; and the heap of all threads needs no other.
@@ -234,13 +233,14 @@ fn every() -> Filter {
 
 fn vcpu(filter: Filter) -> Filter {
     filter
-        .allow(ACTIVATION)
+        .allow(REGISTERS)
         .allow_values(libc::SYS_ioctl, 1, VCPU_REQUESTS)
 }
 
 fn io(filter: Filter) -> Filter {
     let local = libc::AF_UNIX.unsigned_abs();
     filter
+        .allow(CONVERSATION)
         .allow(DEVICES)
         .allow_values(libc::SYS_ioctl, 1, IO_REQUESTS)
         // Two sockets that lead to each other.
@@ -249,6 +249,7 @@ fn io(filter: Filter) -> Filter {
 
 fn changing(filter: Filter) -> Filter {
     filter
+        .allow(CONVERSATION)
         .allow(CHANGING)
         .allow_values(libc::SYS_ioctl, 1, CONTROL_REQUESTS)
         .allow_values(libc::SYS_fcntl, 1, DESCRIPTOR_COMMANDS)
@@ -267,7 +268,7 @@ fn building(filter: Filter) -> Filter {
 }
 
 #[cfg(test)]
-pub(crate) use tests::FORBIDDEN;
+pub(crate) use tests::forbidden;
 
 #[cfg(test)]
 #[path = "filter_test.rs"]

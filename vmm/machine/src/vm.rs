@@ -8,9 +8,9 @@ use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
-    CpuId, KVM_API_VERSION, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_PIC_MASTER,
-    KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KvmIrqRouting, kvm_irq_routing_entry,
-    kvm_userspace_memory_region,
+    CpuId, KVM_API_VERSION, KVM_CAP_PMU_CAPABILITY, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI,
+    KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_PMU_CAP_DISABLE,
+    KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
@@ -142,6 +142,7 @@ impl Vm {
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
         let fd = kvm.create_vm().map_err(failed("KVM_CREATE_VM"))?;
+        switch_off_counters(&fd)?;
         fd.set_identity_map_address(IDENTITY_MAP_ADDRESS)
             .map_err(failed("KVM_SET_IDENTITY_MAP_ADDR"))?;
         fd.set_tss_address(TSS_ADDRESS)
@@ -289,6 +290,24 @@ impl Vm {
             self.events.fail(format!("{what} failed: {error}"));
         }
     }
+}
+
+/// Lets KVM do without performance counters for this machine: AMD's oldest are there whatever CPUID
+/// says. Linux before 5.18 cannot, and a host without counters need not.
+fn switch_off_counters(vm: &VmFd) -> Result<(), VmError> {
+    let can = vm.check_extension_raw(KVM_CAP_PMU_CAPABILITY.into());
+    if can & KVM_PMU_CAP_DISABLE.cast_signed() == 0 {
+        return Ok(());
+    }
+    let mut request = kvm_enable_cap {
+        cap: KVM_CAP_PMU_CAPABILITY,
+        ..kvm_enable_cap::default()
+    };
+    if let Some(argument) = request.args.first_mut() {
+        *argument = KVM_PMU_CAP_DISABLE.into();
+    }
+    vm.enable_cap(&request)
+        .map_err(failed("KVM_ENABLE_CAP(KVM_CAP_PMU_CAPABILITY)"))
 }
 
 /// Checks that KVM has a slot for every part of the hot-plug region.

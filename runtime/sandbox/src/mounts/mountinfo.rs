@@ -6,10 +6,22 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-/// The mount points at or below `directory` in this mount namespace, in the order in which they
-/// were mounted.
-pub(super) fn below(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    Ok(parse(&fs::read("/proc/thread-self/mountinfo")?, directory))
+/// The mount points at or below `directory` in this mount namespace that are below no other of them,
+/// in the order in which they were mounted; one on which several mounts lie comes as often. What is
+/// below a mount is not named, since the way there may lead through a directory into which a guest
+/// can write: who detaches the mount takes it along.
+pub(super) fn outermost(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mountinfo = fs::read("/proc/thread-self/mountinfo")?;
+    Ok(without_inner(&parse(&mountinfo, directory)))
+}
+
+fn without_inner(mount_points: &[PathBuf]) -> Vec<PathBuf> {
+    let inner = |path: &PathBuf| {
+        let above = |other: &PathBuf| path != other && path.starts_with(other);
+        mount_points.iter().any(above)
+    };
+    let outer = mount_points.iter().filter(|path| !inner(path));
+    outer.cloned().collect()
 }
 
 /// The mounts below the directory that `opened` is open on, as the kernel describes them, one line
@@ -63,7 +75,24 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use super::parse;
+    use super::{parse, without_inner};
+
+    #[test]
+    fn nothing_below_a_mount_is_named() {
+        let paths = |paths: &[&str]| paths.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let all = paths(&[
+            "/s/shared/v/0/link/deep",
+            "/s/shared",
+            "/s/export/v",
+            "/s/shared",
+            "/s/export",
+        ]);
+        assert_eq!(
+            without_inner(&all),
+            paths(&["/s/shared", "/s/shared", "/s/export"])
+        );
+        assert_eq!(without_inner(&paths(&["/s/a", "/s/ab"])).len(), 2);
+    }
 
     #[test]
     fn mount_points_below_a_directory_are_found_by_component() {

@@ -132,10 +132,10 @@ impl StateDir {
             }
             Err(error) => return Err(error),
         };
-        for mount_point in mountinfo::below(&path)?.iter().rev() {
-            match tree::unmount(mount_point) {
+        for mount_point in mountinfo::outermost(&path)? {
+            match tree::unmount(&mount_point) {
                 Ok(()) => {}
-                // An earlier one took it along.
+                // Somebody else was faster.
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),

@@ -9,7 +9,7 @@ use super::StateDir;
 use crate::ErrorKind;
 
 fn mounted_below(path: &Path) -> usize {
-    super::mountinfo::below(&path.canonicalize().unwrap())
+    super::mountinfo::outermost(&path.canonicalize().unwrap())
         .unwrap()
         .len()
 }
@@ -79,6 +79,14 @@ fn removing_unmounts_and_never_deletes_what_was_mounted() {
         let volume = temporary.path().join("volume");
         fs::create_dir(&volume).unwrap();
         fs::write(volume.join("precious"), "data").unwrap();
+        // With a mount of its own, below a directory that a container may exchange for a link.
+        fs::create_dir_all(volume.join("below/inner")).unwrap();
+        let below = super::open(&volume.join("below")).unwrap();
+        let inner = DetachedTree::tmpfs(c"64k").unwrap();
+        inner
+            .attach(std::os::fd::AsFd::as_fd(&below), "inner")
+            .unwrap();
+        fs::write(volume.join("below/inner/precious"), "data").unwrap();
         let path = temporary.path().join("run/default/pod");
         let state = StateDir::create(&path).unwrap();
         fs::create_dir(path.join("shared/web")).unwrap();
@@ -93,7 +101,10 @@ fn removing_unmounts_and_never_deletes_what_was_mounted() {
         StateDir::remove(&path).unwrap();
 
         assert!(!temporary.path().join("run").exists());
-        assert_eq!(fs::read_to_string(volume.join("precious")).unwrap(), "data");
+        for file in ["precious", "below/inner/precious"] {
+            assert_eq!(fs::read_to_string(volume.join(file)).unwrap(), "data");
+        }
+        super::tree::unmount(&volume.join("below/inner")).unwrap();
         StateDir::remove(&path).unwrap();
     });
 }

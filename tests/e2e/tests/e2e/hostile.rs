@@ -50,6 +50,50 @@ const WANTED: [(&str, &str); 24] = [
     ),
 ];
 
+/// Annotations by which other runtimes let a pod choose its machine, and those that one might try on
+/// ours.
+const ANNOTATIONS: [&str; 9] = [
+    "io.katacontainers.config.hypervisor.kernel=/etc/passwd",
+    "io.katacontainers.config.hypervisor.kernel_params=init=/bin/sh",
+    "io.katacontainers.config.hypervisor.default_memory=4096",
+    "io.katacontainers.config.hypervisor.default_vcpus=7",
+    "io.katacontainers.config.hypervisor.virtio_fs_extra_args=[\"-o\", \"source=/\"]",
+    "run.oci.handler=krun",
+    "caisson.kernel=/etc/passwd",
+    "caisson.memory=4096",
+    "dev.caisson.vcpus=7",
+];
+
+/// What a machine is: its kernel, how that was started, its processors, the pages it has been given.
+const MACHINE: &str = "cat /proc/version /proc/cmdline; nproc; grep present /proc/zoneinfo";
+
+/// What a kernel says of itself to a container without privileges: its settings, what there should
+/// not be of modules, other kernels and memory, its log and its addresses.
+const KERNEL: &str = r"
+for setting in kernel/dmesg_restrict kernel/unprivileged_bpf_disabled kernel/perf_event_paranoid \
+    kernel/randomize_va_space dev/tty/legacy_tiocsti; do
+    echo $setting $(cat /proc/sys/$setting)
+done
+for path in /proc/modules /proc/sys/kernel/modprobe /proc/sys/kernel/kexec_load_disabled /dev/mem \
+    /dev/kmem /dev/port; do
+    test -e $path && echo $path is there
+done
+dmesg > /dev/null 2>&1 && echo its log can be read
+echo addresses $(grep -c -v '^00* ' /proc/kallsyms)
+";
+const HARD: &str = "\
+kernel/dmesg_restrict 1
+kernel/unprivileged_bpf_disabled 2
+kernel/perf_event_paranoid 2
+kernel/randomize_va_space 2
+dev/tty/legacy_tiocsti 0
+addresses 0";
+
+#[track_caller]
+fn said(container: &Container, script: &str) -> String {
+    container.exec(&["sh", "-c", script]).finish().ok().text()
+}
+
 #[test]
 #[ignore = "needs the testbed: cargo verify"]
 fn a_container_that_owns_its_guest_gets_nothing_of_the_host() {
@@ -65,8 +109,12 @@ fn a_container_that_owns_its_guest_gets_nothing_of_the_host() {
     let neighbour = Container::start(BUSYBOX, "neighbour", &["sleep", "1000"]);
     let volume = mount(&place("volume"), "/volume", "rw");
     let readonly = mount(&place("readonly"), "/readonly", "ro");
-    let options = ["--privileged", "--mount", &volume, "--mount", &readonly];
+    let mut options = vec!["--privileged", "--mount", &volume, "--mount", &readonly];
+    options.extend(ANNOTATIONS.iter().flat_map(|value| ["--annotation", value]));
     let hostile = Container::start_with(&options, DEBIAN, "hostile", &["sleep", "1000"]);
+
+    assert_eq!(said(&hostile, MACHINE), said(&neighbour, MACHINE));
+    assert_eq!(said(&neighbour, KERNEL), HARD);
 
     let outside = folder.path().display().to_string();
     let output = hostile

@@ -1,8 +1,9 @@
 //! The requests of ioctl(2) by which devices of the host are used.
 
 use kvm_bindings::{
-    kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_fpu, kvm_ioeventfd, kvm_irq_routing, kvm_irqfd,
-    kvm_lapic_state, kvm_msrs, kvm_regs, kvm_sregs, kvm_userspace_memory_region, kvm_xcrs,
+    kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_enable_cap, kvm_fpu, kvm_ioeventfd, kvm_irq_routing,
+    kvm_irqfd, kvm_lapic_state, kvm_msrs, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
+    kvm_xcrs,
 };
 
 /// Requests of KVM (linux/kvm.h) have this type; and data goes to the kernel, or comes from it.
@@ -50,6 +51,7 @@ const SET_FPU: u32 = write::<kvm_fpu>(0x8d);
 const GET_LAPIC: u32 = read::<kvm_lapic_state>(0x8e);
 const SET_LAPIC: u32 = write::<kvm_lapic_state>(0x8f);
 const SET_CPUID2: u32 = write::<kvm_cpuid2>(0x90);
+const ENABLE_CAP: u32 = write::<kvm_enable_cap>(0xa3);
 const SET_XCRS: u32 = write::<kvm_xcrs>(0xa7);
 const KVMCLOCK_CTRL: u32 = plain(0xad);
 
@@ -60,7 +62,7 @@ const BLKIOMIN: u32 = 0x1278;
 const BLKIOOPT: u32 = 0x1279;
 const BLKPBSZGET: u32 = 0x127b;
 
-/// Those of a vCPU thread: its guest, and the devices that the guest's driver starts.
+/// Those of a vCPU thread: its guest, and the interrupts and doorbells of devices.
 pub(super) const VCPU_REQUESTS: &[u32] = &[
     RUN,
     KVMCLOCK_CTRL,
@@ -69,8 +71,6 @@ pub(super) const VCPU_REQUESTS: &[u32] = &[
     IOEVENTFD,
     // Where it was, for the words about a failure.
     GET_REGS,
-    libc::TUNSETOFFLOAD as u32,
-    libc::TUNSETQUEUE as u32,
 ];
 
 /// Those of the io thread.
@@ -93,6 +93,7 @@ pub(super) const BUILDING_REQUESTS: &[u32] = &[
     SET_TSS_ADDR,
     SET_IDENTITY_MAP_ADDR,
     CREATE_IRQCHIP,
+    ENABLE_CAP,
     REGISTER_COALESCED_MMIO,
 ];
 
@@ -109,6 +110,7 @@ pub(super) const CONTROL_REQUESTS: &[u32] = &[
     SET_CPUID2,
     SET_XCRS,
     libc::TUNGETIFF as u32,
+    libc::TUNSETOFFLOAD as u32,
     libc::TUNSETVNETHDRSZ as u32,
     BLKSSZGET,
     BLKPBSZGET,

@@ -5,6 +5,7 @@ use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
 const FEATURES: u32 = 0x1;
 const CACHE_INTEL: u32 = 0x4;
+const COUNTERS_INTEL: u32 = 0xa;
 const TOPOLOGY: u32 = 0xb;
 const XSAVE_LEAF: u32 = 0xd;
 const TOPOLOGY_V2: u32 = 0x1f;
@@ -13,9 +14,12 @@ const SIZES_AMD: u32 = 0x8000_0008;
 const SVM_AMD: u32 = 0x8000_000a;
 const CACHE_AMD: u32 = 0x8000_001d;
 const TOPOLOGY_AMD: u32 = 0x8000_001e;
+const COUNTERS_AMD: u32 = 0x8000_0022;
 
 /// Leaf 1 ECX.
 const ECX_VMX: u32 = 1 << 5;
+/// What counters can do is said in a register.
+const ECX_PDCM: u32 = 1 << 15;
 const ECX_TSC_DEADLINE: u32 = 1 << 24;
 const ECX_HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1 EDX: there may be several logical CPUs in the package.
@@ -23,6 +27,8 @@ const EDX_HTT: u32 = 1 << 28;
 /// Leaf 0x8000_0001 ECX.
 const ECX_CMP_LEGACY: u32 = 1 << 1;
 const ECX_SVM: u32 = 1 << 2;
+/// Performance counters of a core, of the chip around it, and of its last cache.
+const ECX_COUNTERS: u32 = 1 << 23 | 1 << 24 | 1 << 28;
 
 /// What all vCPUs of a machine have in common.
 pub(crate) struct Template {
@@ -39,6 +45,7 @@ impl Template {
             .find(|entry| entry.function == 0)
             .map_or(0, |entry| entry.eax);
         hide_nested_virtualisation(&mut entries);
+        hide_counters(&mut entries);
         for entry in &mut entries {
             if entry.function == FEATURES {
                 entry.ecx |= ECX_HYPERVISOR;
@@ -150,6 +157,20 @@ fn hide_nested_virtualisation(entries: &mut Vec<kvm_cpuid_entry2>) {
         match entry.function {
             FEATURES => entry.ecx &= !ECX_VMX,
             EXTENDED_FEATURES_AMD => entry.ecx &= !ECX_SVM,
+            _ => {}
+        }
+    }
+}
+
+/// Performance counters are events of the host's kernel that the guest would set up, and a good watch
+/// for who listens to a neighbour. KVM does without them as well ([`crate::vm`]).
+fn hide_counters(entries: &mut Vec<kvm_cpuid_entry2>) {
+    entries.retain(|entry| entry.function != COUNTERS_AMD);
+    for entry in entries {
+        match entry.function {
+            FEATURES => entry.ecx &= !ECX_PDCM,
+            COUNTERS_INTEL => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+            EXTENDED_FEATURES_AMD => entry.ecx &= !ECX_COUNTERS,
             _ => {}
         }
     }

@@ -19,10 +19,15 @@ fn leaf(function: u32, index: u32, registers: [u32; 4]) -> kvm_cpuid_entry2 {
 fn host() -> CpuId {
     CpuId::from_entries(&[
         leaf(0, 0, [0x1f, 0, 0, 0]),
-        leaf(1, 0, [0, 0x0710_0800, 1 << 5 | 1 << 26 | 1 << 28, 0]),
+        leaf(
+            1,
+            0,
+            [0, 0x0710_0800, 1 << 5 | 1 << 15 | 1 << 26 | 1 << 28, 0],
+        ),
         leaf(4, 0, [0x1c00_4121, 0, 0, 0]),
         leaf(4, 3, [0x1c03_c163, 0, 0, 0]),
         leaf(7, 0, [0, 1 << 5 | 1 << 9, 0, 0]),
+        leaf(0xa, 0, [0x0730_0402, 0, 0, 0x603]),
         leaf(0xb, 0, [1, 2, 0x100, 5]),
         leaf(0xd, 0, [7, 576, 832, 0]),
         leaf(0xd, 2, [256, 576, 0, 0]),
@@ -32,11 +37,12 @@ fn host() -> CpuId {
             0,
             [0x4000_0001, 0x4b4d_564b, 0x564b_4d56, 0x4d],
         ),
-        leaf(0x8000_0001, 0, [0, 0, 1 << 2, 0]),
+        leaf(0x8000_0001, 0, [0, 0, 1 << 2 | 1 << 22 | 1 << 23, 0]),
         leaf(0x8000_0008, 0, [0x3030, 0, 0x701f, 0]),
         leaf(0x8000_000a, 0, [1, 8, 0, 1]),
         leaf(0x8000_001d, 3, [0x0003_c163, 0, 0, 0]),
         leaf(0x8000_001e, 0, [9, 0x0104, 0x0300, 0]),
+        leaf(0x8000_0022, 0, [1, 6, 0, 0]),
     ])
     .unwrap()
 }
@@ -116,6 +122,16 @@ fn nested_virtualisation_is_hidden() {
     assert_eq!(get(&cpuid, 1, 0).unwrap().ecx & 1 << 5, 0);
     assert_eq!(get(&cpuid, 0x8000_0001, 0).unwrap().ecx & 1 << 2, 0);
     assert!(get(&cpuid, 0x8000_000a, 0).is_none());
+}
+
+#[test]
+fn performance_counters_are_hidden() {
+    let cpuid = vcpu(0, 1);
+    assert_eq!(get(&cpuid, 1, 0).unwrap().ecx & 1 << 15, 0);
+    let intel = get(&cpuid, 0xa, 0).unwrap();
+    assert_eq!([intel.eax, intel.ebx, intel.ecx, intel.edx], [0; 4]);
+    assert_eq!(get(&cpuid, 0x8000_0001, 0).unwrap().ecx, 1 << 22);
+    assert!(get(&cpuid, 0x8000_0022, 0).is_none());
 }
 
 #[test]

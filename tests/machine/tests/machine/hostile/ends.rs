@@ -1,6 +1,6 @@
 //! Acts by which a guest ends itself: the VMM says so, or does what the shim says.
 
-use caisson_control::{DeviceStatistics, Event, ExitReason};
+use caisson_control::{DeviceStatistics, ExitReason};
 use caisson_machine_tests::{Builder, Request, Step, TestMachine, eventually};
 
 use super::attacker::Attacker;
@@ -48,15 +48,10 @@ fn a_guest_that_gives_all_of_its_memory_away_can_be_stopped() {
     let resident = || attacker.machine.vmm().memory().guest_rss;
     // Its kernel and its programs are zeros now; whether it resets itself or runs on, nobody knows.
     eventually("the memory is the host's", || {
-        ended(&attacker.machine) || resident() < u64::from(MEMORY_MIB) << 8
+        attacker.machine.has_ended() || resident() < u64::from(MEMORY_MIB) << 8
     });
     println!("{:?}", attacker.machine.end().reason);
     attacker.neighbour_is_unhurt();
-}
-
-fn ended(machine: &TestMachine) -> bool {
-    let exit = |event: &Event| matches!(event, Event::Exit(_));
-    machine.events().iter().any(exit)
 }
 
 #[test]

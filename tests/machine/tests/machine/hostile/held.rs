@@ -22,8 +22,9 @@ impl Held {
     pub(super) fn by(process: HostProcess) -> Self {
         let open = fs::read_dir(format!("/proc/{}/fd", process.pid())).unwrap();
         let mut threads = process.threads();
-        // The kernel's own, of which it keeps one as long as the process lives.
-        threads.retain(|name| !name.starts_with("iou-wrk"));
+        // The kernel's own: those of rings, of which it keeps one as long as the process lives, and
+        // KVM's, which comes with the first entry into the guest.
+        threads.retain(|name| !name.starts_with("iou-wrk") && !name.starts_with("kvm-"));
         threads.sort();
         Self {
             descriptors: open.count(),

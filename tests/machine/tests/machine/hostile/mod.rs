@@ -17,4 +17,5 @@ mod files;
 mod held;
 mod queues;
 mod requests;
+mod ring;
 mod sockets;
