@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::bench::Bench;
 use crate::contender::Contender;
 use crate::peer;
-use crate::table::{Aim, HOST, RUNC, Table};
+use crate::table::{Aim, HOST, RUNC, Table, ms};
 
 /// What is done where.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +77,7 @@ pub(crate) fn measure(
                 );
                 for (row, took) in piece.work(bench, wanted) {
                     is_wanted = true;
+                    eprintln!("{row}: {:.1} ms", ms(took));
                     table.note(round, &row, bench.who, took);
                     if let Some(aim) = piece.aim {
                         table.aim(&row, aim);
