@@ -119,8 +119,9 @@ impl Channel {
                 RecvFlags::CMSG_CLOEXEC,
             ) {
                 Ok(received) => break received,
-                Err(Errno::INTR) => {}
-                Err(Errno::CONNRESET) => return Err(ChannelError::Closed),
+                // The other side went without having read all that we sent. That is told once, and
+                // before its own last messages: the end comes behind them.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(errno) => return Err(errno.into()),
             }
         };

@@ -36,6 +36,23 @@ fn a_closed_end_is_told_from_an_error() {
 }
 
 #[test]
+fn last_words_are_heard_even_if_a_request_was_not() {
+    let (shim, vmm) = Channel::pair().unwrap();
+    let id = 1;
+    let request = Request::Pause;
+    shim.send(&ToVmm { id, request }, &[]).unwrap();
+    let last = FromVmm::Event(Event::GuestConnected { port: 1 });
+    vmm.send(&last, &[]).unwrap();
+    // With the request in it, for which the kernel tells the other side that it was reset.
+    drop(vmm);
+    assert_eq!(shim.receive::<FromVmm>().unwrap().0, last);
+    assert!(matches!(
+        shim.receive::<FromVmm>(),
+        Err(ChannelError::Closed)
+    ));
+}
+
+#[test]
 fn an_oversized_message_is_refused_before_it_is_sent() {
     let (shim, _vmm) = Channel::pair().unwrap();
     let long = "x".repeat(MAX_MESSAGE);

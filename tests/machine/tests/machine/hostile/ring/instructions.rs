@@ -1,12 +1,12 @@
 //! Instructions that a hypervisor may have to play itself, and those that only few kernels use.
 
-use caisson_machine_tests::ring::Act;
+use caisson_machine_tests::ring::{Act, Width};
 
 use super::survivor::Survivor;
 
 #[test]
 #[ignore = "needs the testbed: cargo verify"]
-fn every_leaf_of_cpuid_and_every_hypercall_has_an_answer() {
+fn every_leaf_of_cpuid_has_an_answer() {
     let mut acts = Vec::new();
     for index in [0, 1, 2, 63, u32::MAX] {
         for leaves in [
@@ -19,17 +19,27 @@ fn every_leaf_of_cpuid_and_every_hypercall_has_an_answer() {
             acts.push(Act::identify(leaves, index));
         }
     }
-    for value in [0, 1, 0x31, 0xb000_0000, u64::MAX] {
-        acts.extend(Act::call_host(0..0x20, value));
-        acts.extend(Act::call_host(0xffff_fff0..0xffff_ffff, value));
-        acts.extend(Act::call_host(0x4000_0000..0x4000_0010, value));
-    }
     let went = Survivor::start(&acts).finish();
     assert_eq!(went.len(), acts.len());
-    assert!(
-        went[..25].iter().all(|act| act.exceptions == 0),
-        "{went:x?}"
-    );
+    assert!(went.iter().all(|act| act.exceptions == 0), "{went:x?}");
+}
+
+#[test]
+#[ignore = "needs the testbed: cargo verify"]
+fn every_hypercall_may_be_made() {
+    let mut acts = Vec::new();
+    for numbers in [0..0x20, 0xffff_fff0..0xffff_ffff] {
+        for value in [0, 0x31, u64::MAX] {
+            acts.extend(Act::call_host(numbers.clone(), value));
+        }
+    }
+    // One after the other: of the two instructions for it, one is not the processor's own, and some
+    // hosts never get past it.
+    for act in acts {
+        let survivor = Survivor::start(&[Act::read_ports(0x80..0x81, Width::W1), act]);
+        survivor.begin();
+        survivor.survive();
+    }
 }
 
 #[test]

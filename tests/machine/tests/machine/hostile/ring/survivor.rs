@@ -48,7 +48,19 @@ impl Survivor {
         ring::played(&self.machine)
     }
 
-    /// The same for a guest that has nothing left that runs; makes sure that the VMM has not been hurt,
+    /// Waits until the first act is played and the next has begun, whatever that is.
+    #[track_caller]
+    pub(super) fn begin(&self) {
+        let machine = &self.machine;
+        eventually("the first act is played", || {
+            !ring::so_far(machine).is_empty()
+        });
+        for _ in 0..20 {
+            machine.nudge();
+        }
+    }
+
+    /// As [`Survivor::play`], for a guest that has nothing left that runs; makes sure that the VMM has not been hurt,
     /// and ends it.
     #[track_caller]
     pub(super) fn finish(self) -> Vec<Went> {
