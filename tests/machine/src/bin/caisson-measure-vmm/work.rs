@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use caisson_machine_tests::{Address, DiskWork, Request, Took};
+use caisson_machine_tests::{Address, DiskWork, Request, Samples, Took};
 use rustix::net::Shutdown;
 
 use crate::contender::{Machine, answer, ask};
