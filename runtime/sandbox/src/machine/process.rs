@@ -43,17 +43,17 @@ pub(crate) fn spawn(
     let count = RawFd::try_from(files.len()).map_err(io::Error::other)?;
     let after_last = FIRST_FD + count;
     let _reserved = reserve(after_last)?;
-    // Above the places they go to, so that no dup2 overwrites one that is still needed.
+    // Above the places that files go to, so that no dup2 overwrites one that is still needed. That
+    // these are occupied does not help: another thread may give one back at any time.
+    let above = |file: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(file, after_last);
     let sources = files
         .iter()
-        .map(|file| Ok(rustix::io::fcntl_dupfd_cloexec(file, after_last)?))
+        .map(|file| Ok(above(*file)?))
         .collect::<io::Result<Vec<OwnedFd>>>()?;
-    let network = namespaces
-        .network
-        .map(|network| network.try_clone_to_owned())
-        .transpose()?;
+    let network = namespaces.network.map(above).transpose()?;
     // By its number the child could not ask for us from another pid namespace.
     let parent = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+    let parent = above(parent.as_fd())?;
 
     let mut command = Command::new(program);
     command
