@@ -1,13 +1,9 @@
 //! A debug build of the shim, which can be told to fail.
 
 use std::fs;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use crate::shim::bundle;
-
-/// How long a call may take to come to its fail point: a virtual machine starts in the meantime.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::wait::wait_until;
 
 /// The debug build, as a runtime of containerd: `cargo verify` puts it beside the test program.
 ///
@@ -28,13 +24,8 @@ pub fn faulty_runtime() -> String {
 #[track_caller]
 pub fn wait_for_fail_point(container: &str, point: &str) {
     let file = bundle(container).join("fail-points");
-    let deadline = Instant::now() + PATIENCE;
     // The bundle itself does not exist at first, so there is nothing to be told by.
-    while !fs::read_to_string(&file).is_ok_and(|text| text.lines().any(|line| line == point)) {
-        assert!(
-            Instant::now() < deadline,
-            "the shim did not come to {point}"
-        );
-        thread::sleep(Duration::from_millis(20));
-    }
+    wait_until(&format!("the shim has come to {point}"), || {
+        fs::read_to_string(&file).is_ok_and(|text| text.lines().any(|line| line == point))
+    });
 }

@@ -22,6 +22,7 @@ mod process;
 mod settings;
 mod shim;
 mod terminal;
+mod wait;
 
 pub use container::Container;
 pub use containerd::Containerd;
@@ -36,6 +37,7 @@ pub use process::{Footprint, children_of, end_of, mounts_of, parent_of, signal};
 pub use settings::Settings;
 pub use shim::{Shim, bundle, code};
 pub use terminal::Terminal;
+pub use wait::wait_until;
 
 /// A busybox image: one static binary and its links.
 pub const BUSYBOX: &str = "docker.io/library/busybox:latest";

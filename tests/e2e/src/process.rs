@@ -1,14 +1,10 @@
 //! Processes of the host.
 
 use std::fs;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long a killed process may take to vanish. It is not our child, and its own parent has to
-/// collect it.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::wait::wait_until;
 
 /// The parent of a running process.
 ///
@@ -54,11 +50,9 @@ pub fn signal(pid: i32, signal: Signal) {
 /// Panics when it does not go.
 #[track_caller]
 pub fn end_of(pid: i32) {
-    let deadline = Instant::now() + PATIENCE;
-    while fs::exists(format!("/proc/{pid}")).unwrap_or(false) {
-        assert!(Instant::now() < deadline, "process {pid} is still there");
-        thread::sleep(Duration::from_millis(20));
-    }
+    wait_until(&format!("process {pid} is gone"), || {
+        !fs::exists(format!("/proc/{pid}")).unwrap_or(false)
+    });
 }
 
 /// What a process holds.

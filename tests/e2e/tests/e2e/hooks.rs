@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use caisson_e2e::{
-    BUSYBOX, CleanMachine, Container, Ctr, NetworkNamespace, RUNTIME, parent_of, signal,
+    BUSYBOX, CleanMachine, Container, Ctr, NetworkNamespace, RUNTIME, parent_of, signal, wait_until,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -182,6 +182,8 @@ fn hooks_that_a_killed_shim_owes_are_run_for_it() {
     signal(parent_of(container.host_pid()), Signal::KILL);
     let deleted = container.task("delete", &["--force"]).failure();
     assert!(deleted.contains("not found"), "{deleted}");
+    // containerd may have lost its patience with whoever cleans up.
+    wait_until("the hook has run", || !bench.file("stopped").is_empty());
     assert_eq!(bench.state("stopped")["status"], "stopped");
     // With a task it cannot find, ctr leaves behind the fifos that it made itself.
     let _ = fs::remove_dir_all("/run/containerd/fifo");

@@ -3,17 +3,14 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
-use std::time::{Duration, Instant};
 
-use caisson_e2e::{CleanMachine, Cri, PodConfig, PodSandbox};
+use caisson_e2e::{CleanMachine, Cri, PodConfig, PodSandbox, wait_until};
 use serde_json::{Value, json};
 
 use super::limits::{PARENT, Parent};
 
 /// More than any of the streams on the way holds back.
 const MUCH: usize = 1 << 20;
-/// How long something may take that is not told when it happens.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 #[test]
 #[ignore = "needs the testbed: cargo verify"]
@@ -165,12 +162,4 @@ fn counter(stats: &Value, path: &str) -> Option<u64> {
 fn number_of(line: &str) -> u32 {
     let (_, number) = line.rsplit_once(' ').unwrap();
     number.parse().unwrap()
-}
-
-#[track_caller]
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "not yet: {what}");
-    }
 }
