@@ -4,8 +4,8 @@ use std::thread;
 
 use caisson_e2e::{CleanMachine, Cri, PodConfig, PodSandbox};
 
-/// As many as the testbed starts in two minutes; `cargo measure --pods` starts fifty.
-const PODS: usize = 6;
+/// As many as the testbed starts in a minute; `cargo measure --pods` starts fifty.
+const PODS: usize = 4;
 
 #[test]
 #[ignore = "needs the testbed: cargo verify"]
