@@ -270,7 +270,11 @@ fn what_is_dialled_on_localhost_in_the_namespace_is_dialled_in_the_guest() {
         let [v4, v6, nobody] = soon(dialled).await.unwrap();
         assert_eq!(v4, "IPv6: false\nquestion\n");
         assert_eq!(v6, "IPv6: true\nquestion\n");
-        assert_eq!(nobody, "");
+        // Whether it is closed before or after the question is a matter of time.
+        assert!(
+            nobody.is_empty() || nobody.contains("reset by peer"),
+            "{nobody}"
+        );
         soon(sandbox.stop()).await;
         pod.assert_nothing_left();
     });
