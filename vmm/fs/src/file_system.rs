@@ -11,8 +11,8 @@ use virtiofsd::passthrough::{
 use crate::private_roots::PrivateRoots;
 
 /// How long the guest may believe names and attributes without asking again, where
-/// [`PrivateRoots`] does not say otherwise. Files below the directory also change on the host (config maps, volumes shared by pods), and a second is what
-/// other runtimes and their users have got used to.
+/// [`PrivateRoots`] does not say otherwise. Files below the directory also change on the host (config
+/// maps, volumes shared by pods), and a second is what other runtimes and their users have got used to.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Descriptors the program needs for itself, of the number that it may open. Only a few dozen

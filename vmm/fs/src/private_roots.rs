@@ -90,10 +90,13 @@ fn kept((attributes, time): (Attr, Duration), inode: u64) -> (Attr, Duration) {
     (attributes, time)
 }
 
-/// What the guest need not ask or tell of an open private file: whether its content is still the same,
-/// and that one of several descriptors is closed.
-fn relaxed(options: OpenOptions, inode: u64) -> OpenOptions {
+/// What the guest need not ask or tell of an open file: of a private one, whether its content is still
+/// the same, and of one that is private or only read, that a descriptor of several is closed. A close
+/// is where a file system tells that what was written is lost.
+fn relaxed(options: OpenOptions, inode: u64, flags: u32) -> OpenOptions {
+    let only_reads = flags.cast_signed() & libc::O_ACCMODE == libc::O_RDONLY;
     match inode & PRIVATE {
+        0 if only_reads => options | OpenOptions::NOFLUSH,
         0 => options,
         _ => options | OpenOptions::KEEP_CACHE | OpenOptions::NOFLUSH,
     }
@@ -234,7 +237,7 @@ impl FileSystem for PrivateRoots {
         flags: u32,
     ) -> io::Result<(Option<u64>, OpenOptions)> {
         let (handle, options) = self.0.open(context, plain(inode), kill_priv, flags)?;
-        Ok((handle, relaxed(options, inode)))
+        Ok((handle, relaxed(options, inode, flags)))
     }
 
     fn create(
@@ -259,7 +262,7 @@ impl FileSystem for PrivateRoots {
             extensions,
         )?;
         let entry = self.told(context, parent, name, entry);
-        let options = relaxed(options, entry.inode);
+        let options = relaxed(options, entry.inode, flags);
         Ok((entry, handle, options))
     }
 

@@ -21,9 +21,14 @@ fn container(shared: &Shared, name: &str, is_marked: bool) {
     fs::write(directory.join("rootfs/etc/file"), "content").unwrap();
 }
 
-/// The flags with which the guest is told to open a file.
-fn open_flags(guest: &mut Guest, node: u64) -> u32 {
-    let answer = guest.ask(14, node, &[0; 8]);
+/// FOPEN_KEEP_CACHE and FOPEN_NOFLUSH.
+const KEEP_CACHE: u32 = 1 << 1;
+const NO_FLUSH: u32 = 1 << 5;
+
+/// The flags with which the guest is told to use a file that it opens to read or write.
+fn open_flags(guest: &mut Guest, node: u64, access: i32) -> u32 {
+    let [a, b, c, d] = access.to_ne_bytes();
+    let answer = guest.ask(14, node, &[a, b, c, d, 0, 0, 0, 0]);
     assert_eq!(answer.error, 0);
     answer.u32(8)
 }
@@ -41,8 +46,10 @@ fn a_private_root_may_be_kept_and_is_served_as_any_other() {
     let etc = guest.lookup(rootfs.node, "etc").unwrap();
     let file = guest.lookup(etc.node, "file").unwrap();
     assert_eq!(file.valid, LONG);
-    // FOPEN_KEEP_CACHE and FOPEN_NOFLUSH.
-    assert_eq!(open_flags(&mut guest, file.node), 1 << 1 | 1 << 5);
+    for access in [libc::O_RDONLY, libc::O_RDWR] {
+        let flags = open_flags(&mut guest, file.node, access);
+        assert_eq!(flags, KEEP_CACHE | NO_FLUSH);
+    }
     let handle = guest.open(file.node, libc::O_RDONLY).unwrap();
     assert_eq!(guest.read(file.node, handle), b"content");
     // What is made is kept as well, and so is that a name is not there.
@@ -73,7 +80,11 @@ fn what_the_host_may_change_is_asked_again_after_a_second() {
     let etc = guest.lookup(rootfs.node, "etc").unwrap();
     let file = guest.lookup(etc.node, "file").unwrap();
     assert_eq!((etc.valid, file.valid), (SHORT, SHORT));
-    assert_eq!(open_flags(&mut guest, file.node), 0);
+    for access in [libc::O_WRONLY, libc::O_RDWR] {
+        assert_eq!(open_flags(&mut guest, file.node, access), 0);
+    }
+    // Nothing that was written could be lost.
+    assert_eq!(open_flags(&mut guest, file.node, libc::O_RDONLY), NO_FLUSH);
 }
 
 #[test]
