@@ -49,10 +49,15 @@ fn architecture() -> &'static str {
     }
 }
 
-/// What `crictl inspectp` shows.
-fn info(running: &Running, kernel: Option<&str>) -> HashMap<String, String> {
+/// What `crictl inspectp` shows; the process id and the state also by themselves, where containerd's
+/// tests of shims look for them.
+fn info(state: &str, running: &Running, kernel: Option<&str>) -> HashMap<String, String> {
     let info = json!({"pid": running.pid, "guestKernel": kernel});
-    HashMap::from([("info".to_owned(), info.to_string())])
+    HashMap::from([
+        ("info".to_owned(), info.to_string()),
+        ("pid".to_owned(), running.pid.to_string()),
+        ("state".to_owned(), state.to_owned()),
+    ])
 }
 
 #[async_trait]
@@ -139,7 +144,7 @@ impl Sandbox for SandboxService {
             response.pid = running.pid;
             response.created_at = MessageField::some(timestamp(running.since));
             if request.verbose {
-                response.info = info(running, self.pod.guest_kernel().as_deref());
+                response.info = info(state, running, self.pod.guest_kernel().as_deref());
             }
         }
         if let Some(exit) = exit {

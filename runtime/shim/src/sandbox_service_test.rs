@@ -128,6 +128,8 @@ async fn a_pod_is_served_from_its_creation_to_the_end_of_the_shim() {
     assert!(status.created_at.is_some() && status.exited_at.is_none());
     let info: serde_json::Value = serde_json::from_str(&status.info["info"]).unwrap();
     assert_eq!(info["pid"], PID);
+    assert_eq!(status.info["pid"], PID.to_string());
+    assert_eq!(status.info["state"], "SANDBOX_READY");
     let platform = client.platform(context(), &request!(PlatformRequest)).await;
     let platform = platform.unwrap().platform.unwrap();
     assert_eq!(platform.os, "linux");

@@ -40,3 +40,13 @@ fn outside_of_pods_what_is_left_out_is_not_asked_for() {
             .contains("hostNetwork")
     );
 }
+
+#[test]
+fn who_joins_a_pod_has_its_network_without_naming_it() {
+    let member = PodPlace::Member { pod: "p".into() };
+    for namespaces in [&[][..], &["mount", "pid"], &["mount", "uts"]] {
+        assert_eq!(refused(namespaces, &member), None);
+    }
+    let message = refused(&["mount", "network", "ipc"], &member).unwrap();
+    assert!(message.contains("hostPID"), "{message}");
+}
