@@ -18,13 +18,11 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use caisson_protocol::MAX_ROOT_MOUNTS;
 use caisson_protocol::agent::RootMount;
 use rustix::mount::UnmountFlags;
 
 use crate::error::{AgentError, Doing};
-
-/// Most mounts of a root: the host has no more disks for a pod, and one more puts them together.
-const MOST: usize = 32;
 
 /// Name of the directory of what is mounted for a container, next to that of its state.
 #[must_use]
@@ -37,8 +35,8 @@ pub fn directory_name(name: &str) -> String {
 #[derive(Debug)]
 pub struct Root {
     directory: PathBuf,
-    /// Places that were made, and whether something is mounted there.
-    places: Vec<(PathBuf, bool)>,
+    /// Where something is mounted.
+    places: Vec<PathBuf>,
 }
 
 impl Root {
@@ -48,9 +46,9 @@ impl Root {
     /// [`AgentError::InvalidArgument`] for what makes no sense; [`AgentError::FailedPrecondition`]
     /// with the kernel's words for what it does not mount. Nothing is left then.
     pub fn mount(directory: PathBuf, mounts: &[RootMount]) -> Result<Self, AgentError> {
-        if mounts.is_empty() || mounts.len() > MOST {
+        if mounts.is_empty() || mounts.len() > MAX_ROOT_MOUNTS {
             return Err(AgentError::InvalidArgument(format!(
-                "a root file system of {} mounts is not possible, 1 to {MOST} are",
+                "a root file system of {} mounts is not possible, 1 to {MAX_ROOT_MOUNTS} are",
                 mounts.len()
             )));
         }
@@ -63,11 +61,12 @@ impl Root {
         for (number, request) in mounts.iter().enumerate() {
             let place = root.directory.join(number.to_string());
             make_directory(&place)?;
-            root.places.push((place.clone(), false));
-            mount::mount(request, &root.mounted(), &place)?;
-            if let Some((_, mounted)) = root.places.last_mut() {
-                *mounted = true;
+            if let Err(error) = mount::mount(request, &root.places, &place) {
+                // The first error is the one to tell.
+                let _ = fs::remove_dir(&place);
+                return Err(error);
             }
+            root.places.push(place);
         }
         Ok(root)
     }
@@ -75,14 +74,7 @@ impl Root {
     /// Where the root file system is.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.places
-            .last()
-            .map_or(&self.directory, |(place, _)| place)
-    }
-
-    fn mounted(&self) -> Vec<&Path> {
-        let places = self.places.iter().filter(|(_, mounted)| *mounted);
-        places.map(|(place, _)| place.as_path()).collect()
+        self.places.last().unwrap_or(&self.directory)
     }
 
     /// Unmounts it, when what was written is on the disks. Blocks on them.
@@ -97,10 +89,8 @@ impl Root {
     fn undo(&mut self) -> io::Result<()> {
         let mut result = Ok(());
         // An overlay has the file systems below it in use: it goes first.
-        while let Some((place, mounted)) = self.places.pop() {
-            if mounted {
-                result = result.and(leave(&place));
-            }
+        while let Some(place) = self.places.pop() {
+            result = result.and(leave(&place));
             // Not what is in it: if it is still mounted, that is the container's.
             result = result.and(fs::remove_dir(&place));
         }

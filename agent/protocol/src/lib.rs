@@ -33,6 +33,9 @@ pub const DIAL_PORT: u32 = 1026;
 pub const HELLO_PORT: u32 = 1024;
 /// Context id of the host (virtio 1.3 §5.10.4).
 pub const HOST_CID: u32 = 2;
+/// Most mounts of which a root file system is made: one for each disk that a pod may have, and as many
+/// that put them together.
+pub const MAX_ROOT_MOUNTS: usize = 32;
 /// The tag of the virtio-fs device that carries everything the pod may see of the host.
 pub const SHARED_TAG: &str = "caisson";
 /// Where the agent mounts that device.

@@ -24,7 +24,7 @@ const MAX_OPTIONS: usize = 4095;
 /// Mounts one on `place`. `mounted` are the places of those before it.
 pub(super) fn mount(
     request: &RootMount,
-    mounted: &[&Path],
+    mounted: &[PathBuf],
     place: &Path,
 ) -> Result<(), AgentError> {
     let mut log = KernelLog::from_now_on();
@@ -84,7 +84,7 @@ fn node(disk: &DiskResponse) -> io::Result<PathBuf> {
     Ok(Path::new(NODES).join(name.ok_or(io::ErrorKind::NotFound)?))
 }
 
-fn overlay(request: &RootMount, mounted: &[&Path], place: &Path) -> io::Result<()> {
+fn overlay(request: &RootMount, mounted: &[PathBuf], place: &Path) -> io::Result<()> {
     for new in &request.directories {
         make(new, mounted)?;
     }
@@ -102,7 +102,7 @@ fn overlay(request: &RootMount, mounted: &[&Path], place: &Path) -> io::Result<(
     mount_with(Path::new("overlay"), place, request, &options)
 }
 
-fn bind(request: &RootMount, mounted: &[&Path], place: &Path) -> io::Result<()> {
+fn bind(request: &RootMount, mounted: &[PathBuf], place: &Path) -> io::Result<()> {
     for new in &request.directories {
         make(new, mounted)?;
     }
@@ -144,7 +144,7 @@ fn mount_with(
 }
 
 /// The path of a directory in a mount, once it is sure that it leads nowhere else.
-fn directory(place: &RootPlace, mounted: &[&Path]) -> io::Result<PathBuf> {
+fn directory(place: &RootPlace, mounted: &[PathBuf]) -> io::Result<PathBuf> {
     let top = top(place, mounted)?;
     if place.path.is_empty() {
         return Ok(top.to_path_buf());
@@ -153,10 +153,11 @@ fn directory(place: &RootPlace, mounted: &[&Path]) -> io::Result<PathBuf> {
     Ok(top.join(&place.path))
 }
 
-fn top<'a>(place: &RootPlace, mounted: &[&'a Path]) -> io::Result<&'a Path> {
+fn top<'a>(place: &RootPlace, mounted: &'a [PathBuf]) -> io::Result<&'a Path> {
     let number = usize::try_from(place.mount).ok();
-    let top = number.and_then(|number| mounted.get(number)).copied();
-    top.ok_or_else(|| io::Error::other(format!("there is no mount {} before it", place.mount)))
+    let top = number.and_then(|number| mounted.get(number));
+    top.map(PathBuf::as_path)
+        .ok_or_else(|| io::Error::other(format!("there is no mount {} before it", place.mount)))
 }
 
 fn open(top: &Path, path: &str) -> io::Result<OwnedFd> {
@@ -173,7 +174,7 @@ fn open(top: &Path, path: &str) -> io::Result<OwnedFd> {
 }
 
 /// Makes a directory, if there is none. One that is there stays as it is.
-fn make(new: &NewDirectory, mounted: &[&Path]) -> io::Result<()> {
+fn make(new: &NewDirectory, mounted: &[PathBuf]) -> io::Result<()> {
     let place = new.place.as_ref().ok_or(io::ErrorKind::InvalidInput)?;
     let (parent, name) = place
         .path

@@ -17,6 +17,7 @@ mod template;
 
 use std::path::Path;
 
+use caisson_protocol::MAX_ROOT_MOUNTS;
 use caisson_protocol::agent::{
     DiskResponse, NewDirectory as GuestDirectory, RootMount as GuestMount, RootPlace,
 };
@@ -30,8 +31,6 @@ use crate::disks::{DeviceNumber, DiskSource, Order};
 use crate::mounts::MountOptions;
 use crate::{ErrorKind, RootMount, SandboxError};
 
-/// Most mounts of a root file system, as many as the guest takes.
-const MOST: usize = 32;
 /// Most directories that a mount has made.
 const MOST_DIRECTORIES: usize = 16;
 
@@ -65,9 +64,9 @@ pub(crate) fn plan(mounts: &[RootMount]) -> Result<Option<GuestRoot>, SandboxErr
     if !forms.iter().any(|form| form.kind.is_disk()) || last.has_host_upper() {
         return Ok(None);
     }
-    if forms.len() > MOST {
+    if forms.len() > MAX_ROOT_MOUNTS {
         let problem = format!(
-            "it is the last of {} mounts, and {MOST} are possible: the image has too many layers, \
+            "it is the last of {} mounts, and {MAX_ROOT_MOUNTS} are possible: the image has too many layers, \
              flatten it",
             forms.len()
         );

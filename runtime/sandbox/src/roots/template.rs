@@ -70,7 +70,7 @@ fn parse(text: &str) -> Option<Vec<Part>> {
 
 /// Mounts from the one number to the other, whichever is higher.
 fn range(first: usize, last: usize) -> Option<Vec<Part>> {
-    if first.max(last) > super::MOST {
+    if first.max(last) > caisson_protocol::MAX_ROOT_MOUNTS {
         return None;
     }
     let place = |mount| {
