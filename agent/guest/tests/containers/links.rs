@@ -1,6 +1,11 @@
 //! Links that an image or a container has planted where the agent makes something: they lead no further
 //! than the container's own root, and never into that of the agent, where those of all other containers
 //! are.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "this is test code, which the settings for tests do not see outside of test functions"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
