@@ -23,6 +23,10 @@ pub const ROOT: &str = "/sys/fs/cgroup";
 /// with the kernel's own directories, and one file shows what all containers of the pod use.
 pub const PARENT: &str = "containers";
 
+/// Processes and threads that containers leave to the agent: for itself, and for those by which it makes
+/// one more process in a container.
+const OF_AGENT: u64 = 128;
+
 /// How long processes may take to stand still. One that is in the kernel must leave it first, which
 /// is soon unless it waits for a device or a file system; runc gives them as long.
 const FREEZING: Duration = Duration::from_secs(10);
@@ -36,7 +40,31 @@ pub fn prepare() -> io::Result<()> {
     enable_controllers(root)?;
     let parent = root.join(PARENT);
     create_directory(&parent)?;
+    hold_back_processes(&parent, Path::new("/proc/sys/kernel"));
     enable_controllers(&parent)
+}
+
+/// Keeps containers without a limit from taking all processes that the kernel can have: who wants to look
+/// at one or put an end to it may need one.
+fn hold_back_processes(containers: &Path, kernel: &Path) {
+    let number = |file: &str| -> Option<u64> {
+        let text = fs::read_to_string(kernel.join(file)).ok()?;
+        text.trim().parse().ok()
+    };
+    let Some(all) = [number("threads-max"), number("pid_max")]
+        .into_iter()
+        .flatten()
+        .min()
+    else {
+        return;
+    };
+    // Without the controller there is no such file, and `boot::kernel` has said so.
+    let _ = fs::OpenOptions::new()
+        .write(true)
+        .open(containers.join("pids.max"))
+        .and_then(|mut file| {
+            file.write_all(all.saturating_sub(OF_AGENT).max(1).to_string().as_bytes())
+        });
 }
 
 /// Passes every controller a group has on to its children.

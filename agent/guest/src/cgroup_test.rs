@@ -50,3 +50,19 @@ fn an_out_of_memory_kill_is_seen() {
     .unwrap();
     assert!(group(root.path()).oom_killed());
 }
+
+#[test]
+fn containers_leave_processes_to_the_agent() {
+    let kernel = tempfile::tempdir().unwrap();
+    let group = tempfile::tempdir().unwrap();
+    let limit = group.path().join("pids.max");
+    hold_back_processes(group.path(), kernel.path());
+    assert!(!limit.exists(), "without the controller nothing is made up");
+    fs::write(&limit, "max\n").unwrap();
+    hold_back_processes(group.path(), kernel.path());
+    assert_eq!(fs::read_to_string(&limit).unwrap(), "max\n");
+    fs::write(kernel.path().join("threads-max"), "1848\n").unwrap();
+    fs::write(kernel.path().join("pid_max"), "32768\n").unwrap();
+    hold_back_processes(group.path(), kernel.path());
+    assert_eq!(fs::read_to_string(&limit).unwrap(), "1720");
+}

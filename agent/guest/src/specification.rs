@@ -6,6 +6,7 @@
 //! machine and is left out. What a virtual machine cannot do is refused with a sentence.
 
 use std::collections::HashMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use caisson_protocol::{SHARED_PATH, VOLUMES};
@@ -82,14 +83,22 @@ impl Adapted {
     ///
     /// # Errors
     /// [`AgentError::InvalidArgument`] for a root that is not there, which would be an obscure error of
-    /// the library later.
+    /// the library later, and for one whose `/dev` is a link: the library resolves all else within the
+    /// root, but makes the links of `/dev` (`fd`, `ptmx`, …) by a path, and would do so in the agent's own
+    /// root if that is where the image has led it.
     pub fn place_root(&mut self, mounted: Option<&Path>) -> Result<(), AgentError> {
         let root = self.spec.root_mut().get_or_insert_default();
         if let Some(mounted) = mounted {
             root.set_path(mounted.to_path_buf());
         }
         if root.path().is_dir() {
-            return Ok(());
+            let devices = root.path().join("dev");
+            return match fs::symlink_metadata(&devices) {
+                Ok(found) if found.is_symlink() => Err(invalid(
+                    "/dev of the root file system is a symbolic link; a container needs a directory there",
+                )),
+                _ => Ok(()),
+            };
         }
         Err(invalid(format!(
             "the root file system {} is not there in the guest; was it shared with the virtual machine?",

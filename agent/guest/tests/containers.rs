@@ -3,6 +3,8 @@
 #[path = "containers/confinement.rs"]
 mod confinement;
 mod guest;
+#[path = "containers/links.rs"]
+mod links;
 #[path = "containers/pausing.rs"]
 mod pausing;
 #[path = "containers/programs.rs"]

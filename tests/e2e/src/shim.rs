@@ -138,11 +138,26 @@ impl Shim {
         args: &[&str],
         [stdin, stdout, stderr]: [&str; 3],
     ) -> ttrpc::Result<api::Empty> {
+        self.exec_able(exec, args, [stdin, stdout, stderr], &[])
+    }
+
+    /// Like [`Shim::exec_with`], with capabilities.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub fn exec_able(
+        &self,
+        exec: &str,
+        args: &[&str],
+        [stdin, stdout, stderr]: [&str; 3],
+        able: &[&str],
+    ) -> ttrpc::Result<api::Empty> {
         let process = json!({
             "args": args,
             "cwd": "/",
             "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
             "user": {"uid": 0, "gid": 0},
+            "capabilities": {"bounding": able, "permitted": able, "effective": able},
         });
         let mut request = api::ExecProcessRequest::new();
         request.id.clone_from(&self.id);

@@ -16,6 +16,7 @@ mod device;
 mod file_system;
 mod filter;
 mod inherited;
+mod open_files;
 mod private_roots;
 mod ring;
 
@@ -60,6 +61,7 @@ fn serve() -> Result<(), Error> {
     // A core would hold what the guest's files hold.
     caisson_jail::set_limits(&[(Resource::Core, 0)])?;
     let open_files = virtiofsd::limits::setup_rlimit_nofile(None).map_err(Error::OpenFiles)?;
+    let open_files = open_files.min(open_files::share_of_host());
     let own_descriptors = confinement::enter(directory)?;
     confinement::drop_privileges()?;
     let file_system = file_system::open(own_descriptors, open_files).map_err(Error::FileSystem)?;

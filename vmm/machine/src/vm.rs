@@ -8,9 +8,10 @@ use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
-    CpuId, KVM_API_VERSION, KVM_CAP_PMU_CAPABILITY, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI,
-    KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_PMU_CAP_DISABLE,
-    KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry, kvm_userspace_memory_region,
+    CpuId, KVM_API_VERSION, KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_PMU_CAPABILITY,
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    KVM_MAX_CPUID_ENTRIES, KVM_PMU_CAP_DISABLE, KvmIrqRouting, kvm_enable_cap,
+    kvm_irq_routing_entry, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
@@ -101,6 +102,8 @@ pub(crate) struct Vm {
     fd: VmFd,
     supported: CpuId,
     tsc_deadline: bool,
+    /// Whether KVM can be told to refuse what CPUID does not offer of its own features (Linux 5.10).
+    refuses: bool,
     /// Messages behind interrupt numbers.
     routes: Mutex<BTreeMap<u32, Message>>,
     events: EventSender,
@@ -166,6 +169,7 @@ impl Vm {
             fd,
             supported,
             tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
+            refuses: kvm.check_extension_raw(KVM_CAP_ENFORCE_PV_FEATURE_CPUID.into()) > 0,
             routes: Mutex::default(),
             events,
             memory,
@@ -187,9 +191,17 @@ impl Vm {
     /// # Errors
     /// Fails when the host has no resources left.
     pub(crate) fn create_vcpu(&self, index: u8) -> Result<VcpuFd, VmError> {
-        self.fd
+        let vcpu = self
+            .fd
             .create_vcpu(index.into())
-            .map_err(failed("KVM_CREATE_VCPU"))
+            .map_err(failed("KVM_CREATE_VCPU"))?;
+        if self.refuses {
+            // Without this a guest may make any of KVM's hypercalls and write to any of its registers,
+            // whatever CPUID says.
+            vcpu.enable_cap(&enabled(KVM_CAP_ENFORCE_PV_FEATURE_CPUID, 1))
+                .map_err(failed("KVM_ENABLE_CAP(KVM_CAP_ENFORCE_PV_FEATURE_CPUID)"))?;
+        }
+        Ok(vcpu)
     }
 
     /// Lets KVM keep writes to the four ports from `first` on until somebody looks at them, if it
@@ -299,15 +311,20 @@ fn switch_off_counters(vm: &VmFd) -> Result<(), VmError> {
     if can & KVM_PMU_CAP_DISABLE.cast_signed() == 0 {
         return Ok(());
     }
+    vm.enable_cap(&enabled(KVM_CAP_PMU_CAPABILITY, KVM_PMU_CAP_DISABLE.into()))
+        .map_err(failed("KVM_ENABLE_CAP(KVM_CAP_PMU_CAPABILITY)"))
+}
+
+/// What switches a capability on that takes one argument.
+fn enabled(capability: u32, argument: u64) -> kvm_enable_cap {
     let mut request = kvm_enable_cap {
-        cap: KVM_CAP_PMU_CAPABILITY,
+        cap: capability,
         ..kvm_enable_cap::default()
     };
-    if let Some(argument) = request.args.first_mut() {
-        *argument = KVM_PMU_CAP_DISABLE.into();
+    if let Some(first) = request.args.first_mut() {
+        *first = argument;
     }
-    vm.enable_cap(&request)
-        .map_err(failed("KVM_ENABLE_CAP(KVM_CAP_PMU_CAPABILITY)"))
+    request
 }
 
 /// Checks that KVM has a slot for every part of the hot-plug region.

@@ -8,6 +8,7 @@
 mod changes;
 mod cri;
 mod exec;
+mod exhaustion;
 mod exit_codes;
 mod failures;
 mod faults;

@@ -100,17 +100,24 @@ pub struct Server(pub Child);
 impl Server {
     /// Starts it with these as descriptors 3 and 4.
     pub fn start(descriptors: &[Option<OwnedFd>; 2]) -> Self {
-        let high: Vec<_> = descriptors
-            .iter()
-            .map(|fd| {
-                fd.as_ref()
-                    .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 10).unwrap())
+        Self(command(descriptors).spawn().unwrap())
+    }
+
+    /// The same with a limit of open files, which it has not the privilege to raise.
+    pub fn start_limited(descriptors: &[Option<OwnedFd>; 2], files: u64) -> Self {
+        let limit = rustix::process::Rlimit {
+            current: Some(files),
+            maximum: Some(files),
+        };
+        let mut command = command(descriptors);
+        // SAFETY: two system calls between fork and exec, which allocate nothing.
+        unsafe {
+            command.pre_exec(move || {
+                rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)?;
+                let raise = rustix::thread::CapabilitySet::SYS_RESOURCE;
+                Ok(rustix::thread::remove_capability_from_bounding_set(raise)?)
             })
-            .collect();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_caisson-fs"));
-        command.stderr(Stdio::piped()).stdin(Stdio::null());
-        // SAFETY: `place` only calls dup2 and close between fork and exec.
-        unsafe { command.pre_exec(move || place(&high)) };
+        };
         Self(command.spawn().unwrap())
     }
 
@@ -125,6 +132,22 @@ impl Server {
         stderr.read_to_string(&mut said).unwrap();
         (self.0.wait().unwrap(), said)
     }
+}
+
+/// The program with these as descriptors 3 and 4.
+fn command(descriptors: &[Option<OwnedFd>; 2]) -> Command {
+    let high: Vec<_> = descriptors
+        .iter()
+        .map(|fd| {
+            fd.as_ref()
+                .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 10).unwrap())
+        })
+        .collect();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_caisson-fs"));
+    command.stderr(Stdio::piped()).stdin(Stdio::null());
+    // SAFETY: `place` only calls dup2 and close between fork and exec.
+    unsafe { command.pre_exec(move || place(&high)) };
+    command
 }
 
 /// Makes the descriptors 3 and 4, or sees to it that they are closed.

@@ -93,7 +93,6 @@ pub(super) const BUILDING_REQUESTS: &[u32] = &[
     SET_TSS_ADDR,
     SET_IDENTITY_MAP_ADDR,
     CREATE_IRQCHIP,
-    ENABLE_CAP,
     REGISTER_COALESCED_MMIO,
 ];
 
@@ -108,6 +107,7 @@ pub(super) const CONTROL_REQUESTS: &[u32] = &[
     GET_LAPIC,
     SET_LAPIC,
     SET_CPUID2,
+    ENABLE_CAP,
     SET_XCRS,
     libc::TUNGETIFF as u32,
     libc::TUNSETOFFLOAD as u32,

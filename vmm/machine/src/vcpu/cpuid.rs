@@ -9,6 +9,7 @@ const COUNTERS_INTEL: u32 = 0xa;
 const TOPOLOGY: u32 = 0xb;
 const XSAVE_LEAF: u32 = 0xd;
 const TOPOLOGY_V2: u32 = 0x1f;
+const KVM_FEATURES: u32 = 0x4000_0001;
 const EXTENDED_FEATURES_AMD: u32 = 0x8000_0001;
 const SIZES_AMD: u32 = 0x8000_0008;
 const SVM_AMD: u32 = 0x8000_000a;
@@ -30,6 +31,9 @@ const ECX_SVM: u32 = 1 << 2;
 /// Performance counters of a core, of the chip around it, and of its last cache.
 const ECX_COUNTERS: u32 = 1 << 23 | 1 << 24 | 1 << 28;
 
+/// Leaf 0x4000_0001 EAX, KVM's own: a spinlock that sleeps, woken by a hypercall.
+const EAX_PV_UNHALT: u32 = 1 << 7;
+
 /// What all vCPUs of a machine have in common.
 pub(crate) struct Template {
     entries: Vec<kvm_cpuid_entry2>,
@@ -46,6 +50,7 @@ impl Template {
             .map_or(0, |entry| entry.eax);
         hide_nested_virtualisation(&mut entries);
         hide_counters(&mut entries);
+        hide_wake_ups(&mut entries);
         for entry in &mut entries {
             if entry.function == FEATURES {
                 entry.ecx |= ECX_HYPERVISOR;
@@ -172,6 +177,17 @@ fn hide_counters(entries: &mut Vec<kvm_cpuid_entry2>) {
             COUNTERS_INTEL => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
             EXTENDED_FEATURES_AMD => entry.ecx &= !ECX_COUNTERS,
             _ => {}
+        }
+    }
+}
+
+/// The guest's kernel is built without the spinlocks of this feature. Its hypercall wakes any vCPU, also
+/// one that was never started, which KVM then never lets sleep again. What is hidden here, KVM refuses:
+/// see [`crate::vm`].
+fn hide_wake_ups(entries: &mut [kvm_cpuid_entry2]) {
+    for entry in entries {
+        if entry.function == KVM_FEATURES {
+            entry.eax &= !EAX_PV_UNHALT;
         }
     }
 }

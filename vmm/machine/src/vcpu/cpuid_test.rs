@@ -37,6 +37,7 @@ fn host() -> CpuId {
             0,
             [0x4000_0001, 0x4b4d_564b, 0x564b_4d56, 0x4d],
         ),
+        leaf(0x4000_0001, 0, [0x0100_feff, 0, 0, 0]),
         leaf(0x8000_0001, 0, [0, 0, 1 << 2 | 1 << 22 | 1 << 23, 0]),
         leaf(0x8000_0008, 0, [0x3030, 0, 0x701f, 0]),
         leaf(0x8000_000a, 0, [1, 8, 0, 1]),
@@ -132,6 +133,11 @@ fn performance_counters_are_hidden() {
     assert_eq!([intel.eax, intel.ebx, intel.ecx, intel.edx], [0; 4]);
     assert_eq!(get(&cpuid, 0x8000_0001, 0).unwrap().ecx, 1 << 22);
     assert!(get(&cpuid, 0x8000_0022, 0).is_none());
+}
+
+#[test]
+fn the_hypercall_that_wakes_processors_is_hidden() {
+    assert_eq!(get(&vcpu(0, 2), 0x4000_0001, 0).unwrap().eax, 0x0100_fe7f);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// What the threads are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -63,6 +64,14 @@ impl Gate {
         let mut inside = waited.unwrap_or_else(PoisonError::into_inner);
         inside.outside -= 1;
         inside.state == State::Open
+    }
+
+    /// Waits for a moment, which ends early when the gate is closed.
+    pub(super) fn rest(&self, moment: Duration) {
+        let inside = self.inside();
+        let open = |inside: &mut Inside| inside.state == State::Open;
+        let waited = self.changed.wait_timeout_while(inside, moment, open);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     /// A thread will not come back.

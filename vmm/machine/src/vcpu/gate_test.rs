@@ -1,5 +1,6 @@
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::Gate;
 
@@ -42,4 +43,15 @@ fn a_thread_that_left_is_not_waited_for() {
     gate.leave();
     gate.close();
     gate.wait_for_outside(1);
+}
+
+#[test]
+fn a_rest_ends_by_itself_or_when_the_gate_closes() {
+    let gate = Arc::new(Gate::default());
+    gate.open();
+    gate.rest(Duration::from_millis(1));
+    let resting = Arc::clone(&gate);
+    let resting = std::thread::spawn(move || resting.rest(Duration::MAX));
+    gate.close();
+    resting.join().unwrap();
 }

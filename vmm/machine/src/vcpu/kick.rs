@@ -89,6 +89,12 @@ impl ThreadId {
         Self(rustix::thread::gettid().as_raw_nonzero().get())
     }
 
+    /// Its number.
+    #[cfg(test)]
+    pub(crate) fn number(self) -> libc::pid_t {
+        self.0
+    }
+
     /// Kicks the thread. If it has ended, nothing happens.
     pub(crate) fn kick(self) {
         let number = signal();

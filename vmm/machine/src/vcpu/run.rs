@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use std::{io, thread};
 
 use caisson_control::ExitReason;
@@ -17,6 +18,12 @@ use crate::filter::{self, Kind};
 
 /// Stack of a vCPU thread. The devices it calls keep little on it.
 const STACK_SIZE: usize = 256 * 1024;
+
+/// How often KVM may send a vCPU back that has not begun to run. It does so at each step of a start, of
+/// which there are two.
+const STEPS: u32 = 8;
+/// How long a vCPU rests that takes more steps than that.
+const REST: Duration = Duration::from_millis(1);
 
 /// All vCPUs of a machine.
 pub(crate) struct Vcpus {
@@ -182,9 +189,11 @@ impl Runner {
 
     /// Runs the guest as long as the gate is open.
     fn enter_until_closed(&self, vcpu: &mut Kickable) -> Option<End> {
+        let mut steps = 0;
         while self.gate.is_open() {
             let end = match vcpu.vcpu().run() {
                 Ok(exit) => {
+                    steps = 0;
                     self.exits.fetch_add(1, Ordering::Relaxed);
                     self.handle(exit)
                 }
@@ -192,7 +201,15 @@ impl Runner {
                     vcpu.clear();
                     None
                 }
-                Err(error) if error.errno() == libc::EAGAIN => None,
+                Err(error) if error.errno() == libc::EAGAIN => {
+                    // A vCPU that was never started sleeps in KVM; but one to which the guest has sent
+                    // an NMI, KVM sends back for ever, at once.
+                    steps += 1;
+                    if steps > STEPS {
+                        self.gate.rest(REST);
+                    }
+                    None
+                }
                 Err(error) => Some(End::Failed(format!("KVM_RUN failed: {error}"))),
             };
             match end {

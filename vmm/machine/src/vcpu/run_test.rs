@@ -4,7 +4,7 @@
 //! so and pass.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use caisson_control::ExitReason;
 use kvm_ioctls::VcpuFd;
@@ -214,11 +214,44 @@ fn spinning_and_sleeping_vcpus_stop_at_once() {
             return;
         };
         bench.vcpus.enter();
-        let before = std::time::Instant::now();
+        let before = Instant::now();
         bench.vcpus.stop();
         assert!(before.elapsed() < Duration::from_secs(30));
         assert!(bench.events.exit_reason().is_none());
     }
+}
+
+/// How often a thread has gone to sleep by itself.
+fn sleeps(thread: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn a_vcpu_that_was_never_started_does_not_keep_its_thread_busy() {
+    // An NMI for all others, by the local APIC: mov dword [0xfee00300], 0xc4400.
+    let mut program = vec![0xc7, 0x05, 0x00, 0x03, 0xe0, 0xfe, 0x00, 0x44, 0x0c, 0x00];
+    program.extend(out(0x3f0, 1));
+    // cli; again: hlt; jmp again
+    program.extend([0xfa, 0xf4, 0xeb, 0xfd]);
+    let Some(mut bench) = Bench::new(&program, 2) else {
+        return;
+    };
+    bench.vcpus.enter();
+    bench.wait();
+    // KVM lets it sleep no more, so it rests: again and again, as it has been told nothing.
+    let thread = bench.vcpus.threads[1].id.number();
+    let before = sleeps(thread);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while sleeps(thread) < before + 5 {
+        assert!(Instant::now() < deadline, "it never rests");
+        std::thread::yield_now();
+    }
+    bench.vcpus.stop();
+    assert!(bench.events.exit_reason().is_none());
 }
 
 #[test]
