@@ -4,6 +4,7 @@
 //! changes something therefore runs in a task of its own, which ends in any case.
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -12,6 +13,7 @@ use tokio::sync::Notify;
 use ttrpc::r#async::TtrpcContext;
 use ttrpc::r#async::transport::Listener as TtrpcListener;
 
+use crate::bus;
 use crate::cpus;
 use crate::disk;
 use crate::error::AgentError;
@@ -333,6 +335,11 @@ impl agent_ttrpc::Agent for Service {
         request: agent::DiskRequest,
     ) -> ttrpc::Result<agent::Empty> {
         to_the_end(blocking(move || disk::remove(request.slot))).await?;
+        Ok(agent::Empty::new())
+    }
+
+    async fn scan_bus(&self, _: &TtrpcContext, _: agent::Empty) -> ttrpc::Result<agent::Empty> {
+        to_the_end(blocking(|| bus::rescan(Path::new(bus::PCI)))).await?;
         Ok(agent::Empty::new())
     }
 

@@ -46,4 +46,4 @@ pub const VOLUMES: &str = ".volumes";
 /// kernel's part of the start.
 pub const PHASE_PORT: u16 = 0x3f0;
 /// Version of this protocol; a shim and a guest image that differ are refused.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;

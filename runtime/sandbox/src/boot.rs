@@ -27,10 +27,12 @@ const GUEST_CID: u32 = 3;
 
 /// Tells the kernel what it need not probe for. `panic=-1` and `reboot=t`: a panic ends the
 /// machine at once, by a triple fault, which needs no device. `pci=conf1`: the configuration ports
-/// are there, without ACPI to say so; `noearly`: no bus is searched for faulty chipsets. `noreplace-smp`, `8250.nr_uarts=1`: no time for CPUs and
-/// serial ports that do not exist. `random.trust_cpu=on`: RDRAND seeds the pool.
+/// are there, without ACPI to say so; `noearly`: no bus is searched for faulty chipsets.
+/// `noreplace-smp`, `8250.nr_uarts=1`: no time for CPUs and serial ports that do not exist.
+/// `random.trust_cpu=on`: RDRAND seeds the pool, beside what the VMM gives. `rootfstype=ramfs`: the
+/// archive is unpacked to where nobody writes later, so that the accounting of a tmpfs would be in vain.
 const PARAMETERS: &str = "console=ttyS0 panic=-1 reboot=t pci=conf1,noearly noreplace-smp \
-                          random.trust_cpu=on 8250.nr_uarts=1";
+                          random.trust_cpu=on rootfstype=ramfs 8250.nr_uarts=1";
 /// Nothing but a panic is worth an exit to the VMM for each character.
 const QUIET: &str = "quiet loglevel=1";
 /// For a console that somebody keeps to read it.

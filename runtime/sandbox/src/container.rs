@@ -179,8 +179,9 @@ impl Sandbox {
             .call("Start", LONG, async move |agent, context| {
                 agent.start(context, &request).await
             })
-            .await
-            .map(drop)
+            .await?;
+        self.late_devices.container_runs();
+        Ok(())
     }
 
     /// Waits until a process has ended; returns at once if it already has.

@@ -120,6 +120,9 @@ impl Sandbox {
         }
         if to.memory_mib != from.memory_mib {
             let mib = to.memory_mib - self.growth.boot.memory_mib;
+            if to.memory_mib > from.memory_mib {
+                self.late_devices.need_memory().await?;
+            }
             self.order("memory", Request::SetHotplugMemory { mib })
                 .await?;
             if to.memory_mib > from.memory_mib {

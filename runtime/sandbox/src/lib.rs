@@ -20,6 +20,7 @@ mod guest_memory;
 mod guest_text;
 mod identifier;
 mod kernel_check;
+mod late_devices;
 mod limits;
 mod machine;
 mod mounts;

@@ -13,6 +13,7 @@ use crate::agent::Agent;
 use crate::config::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
 use crate::disks::{Disks, HeldDisks};
 use crate::growth::Growth;
+use crate::late_devices::LateDevices;
 use crate::machine::{self, HostFiles, Machine, MachineParts, Phases};
 use crate::mounts::{ContainerDir, StateDir};
 use crate::netns::NetworkNamespace;
@@ -35,6 +36,7 @@ pub struct Sandbox {
     pub(crate) next_stream: AtomicU64,
     pub(crate) started_at: SystemTime,
     pub(crate) growth: Growth,
+    pub(crate) late_devices: Arc<LateDevices>,
     /// The pod is the machine's, not one of its containers'.
     pub(crate) holds_pod: AtomicBool,
     pub(crate) updates: Arc<Updates>,
@@ -152,6 +154,7 @@ impl Sandbox {
         };
         Ok(Arc::new(Self {
             disks: Disks::new(machine.clone(), agent.clone(), options.size.vcpus),
+            late_devices: LateDevices::new(machine.clone(), agent.clone()),
             agent,
             machine,
             containers: std::sync::Mutex::default(),

@@ -32,7 +32,7 @@ pub const GUEST_CID: u32 = 3;
 
 /// What the shim gives to a guest. It says why.
 pub const PARAMETERS: &str = "console=ttyS0 panic=-1 reboot=t pci=conf1,noearly noreplace-smp \
-                          random.trust_cpu=on 8250.nr_uarts=1 quiet loglevel=1";
+                          random.trust_cpu=on rootfstype=ramfs 8250.nr_uarts=1 quiet loglevel=1";
 
 /// A device with its files, for [`Builder::device`] or [`TestMachine::plug`].
 #[derive(Debug)]
@@ -77,7 +77,8 @@ impl Device {
     }
 }
 
-/// A machine to be. Without further words: one vCPU, 256 MiB, and the outer machine's root.
+/// A machine to be. Without further words: one vCPU, 256 MiB, the outer machine's root, and every device
+/// that needs no file.
 #[derive(Debug)]
 pub struct Builder {
     vmm: PathBuf,
@@ -87,6 +88,7 @@ pub struct Builder {
     hotplug_memory_mib: u32,
     parameters: String,
     root: bool,
+    every_device: bool,
     virtio_console: bool,
     kernel: Option<File>,
     initrd: Option<File>,
@@ -103,6 +105,7 @@ impl Default for Builder {
             hotplug_memory_mib: 0,
             parameters: String::new(),
             root: true,
+            every_device: true,
             virtio_console: false,
             kernel: None,
             initrd: None,
@@ -164,6 +167,14 @@ impl Builder {
         self
     }
 
+    /// Without the devices that a pod's machine has only when it wants them, or never: the balloon, the
+    /// memory device, the source of random numbers.
+    #[must_use]
+    pub fn without_late_devices(mut self) -> Self {
+        self.every_device = false;
+        self
+    }
+
     /// With a console that is faster than the serial port, for the parameter `console=hvc0`.
     #[must_use]
     pub fn virtio_console(mut self) -> Self {
@@ -213,13 +224,25 @@ impl Builder {
     #[must_use]
     #[track_caller]
     pub fn start(self) -> TestMachine {
-        let skipped = usize::from(self.root);
+        let skipped = self.late_devices().len() + usize::from(self.root);
         let (mut machine, reply) = self.ask();
         let Reply::Booted { slots } = reply else {
             panic!("the VMM does not boot the machine: {reply:?}");
         };
         machine.slots = slots.get(skipped..).unwrap_or_default().to_vec();
         machine
+    }
+
+    fn late_devices(&self) -> Vec<Device> {
+        let mut devices = Vec::new();
+        if self.every_device {
+            devices.extend([DeviceConfig::Rng, DeviceConfig::Balloon]);
+            if self.hotplug_memory_mib > 0 {
+                devices.push(DeviceConfig::Memory);
+            }
+        }
+        let device = |config| Device::new(config, Vec::new());
+        devices.into_iter().map(device).collect()
     }
 
     /// Starts the VMM, sends the boot request and returns its answer, whatever it is.
@@ -229,10 +252,11 @@ impl Builder {
     #[must_use]
     #[track_caller]
     pub fn ask(mut self) -> (TestMachine, Reply) {
+        let mut first: Vec<Device> = self.late_devices();
         if self.root {
-            let root = Device::file_server(ROOT_TAG, Path::new("/"));
-            self.devices.insert(0, root);
+            first.push(Device::file_server(ROOT_TAG, Path::new("/")));
         }
+        self.devices.splice(..0, first);
         // Before the VMM starts, which is when a benchmark's clock does.
         let (kernel, initrd) = match (self.kernel.take(), self.initrd.take()) {
             (Some(kernel), initrd) => (kernel, initrd),

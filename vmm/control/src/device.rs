@@ -9,7 +9,7 @@ pub const MAX_TAG: usize = 36;
 /// Most queues of a disk and most queue pairs of a network interface.
 pub const MAX_QUEUES: u8 = 8;
 
-/// A device that is made of files of the host.
+/// A device. Most are made of files of the host; those that are not, a machine has once at most.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum DeviceConfig {
@@ -19,6 +19,14 @@ pub enum DeviceConfig {
     Net(NetConfig),
     /// A directory, served by another process.
     FileServer(FileServerConfig),
+    /// The balloon: through it the guest reports what it has freed, and gives back what it is asked
+    /// for by [`Request::SetBalloon`](crate::Request::SetBalloon).
+    Balloon,
+    /// The memory device, for a machine with [`BootConfig::hotplug_memory_mib`](crate::BootConfig).
+    /// Once it is there it stays: the guest's kernel may be running in what came by it.
+    Memory,
+    /// A source of random numbers beside those that the guest's kernel is booted with.
+    Rng,
 }
 
 impl DeviceConfig {
@@ -28,6 +36,7 @@ impl DeviceConfig {
         match self {
             Self::Disk(_) | Self::FileServer(_) => 1,
             Self::Net(net) => usize::from(net.queue_pairs),
+            Self::Balloon | Self::Memory | Self::Rng => 0,
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::metrics::Metrics;
 
 /// Version of this protocol. The shim and the VMM are installed together, so a difference means a
 /// half-finished installation and is refused.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// A numbered request from the shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ pub enum Request {
     /// scans the bus. Answered by [`Reply::Plugged`].
     Plug(DeviceConfig),
     /// Take the device in this slot off the bus; one that came with [`Request::Plug`] or
-    /// [`BootConfig::devices`]. The guest's agent removes it first, or its driver loses it.
+    /// [`BootConfig::devices`], but not the memory device. The guest's agent removes it first, or its driver loses it.
     Unplug {
         /// Its slot, from [`Reply::Plugged`] or, for those that were there from the start,
         /// [`Reply::Booted`].
@@ -56,13 +56,15 @@ pub enum Request {
     },
     /// Ask the guest to plug this much memory beyond what it was booted with, or to unplug down to
     /// it; rounded up to 2 MiB, at most [`BootConfig::hotplug_memory_mib`]. The guest follows as far
-    /// as it can; [`Request::Metrics`] tells how far it has come.
+    /// as it can; [`Request::Metrics`] tells how far it has come. It needs the memory device,
+    /// [`DeviceConfig::Memory`].
     SetHotplugMemory {
         /// How much, in MiB.
         mib: u32,
     },
     /// Ask the guest to give this much memory back through its balloon. It takes memory back by
-    /// itself when it would otherwise have to kill a process ([`Event::MemoryPressure`]).
+    /// itself when it would otherwise have to kill a process ([`Event::MemoryPressure`]). It needs
+    /// the balloon, [`DeviceConfig::Balloon`].
     SetBalloon {
         /// How much the balloon shall hold, in MiB; less than the memory of the machine.
         mib: u32,

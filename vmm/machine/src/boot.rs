@@ -3,7 +3,7 @@
 //! ```text
 //!   0x0_0500  GDT                          (64-bit entry: also page tables at 0x9000)
 //!   0x0_6000  start information (PVH), or  0x0_7000  zero page (64-bit entry)
-//!   0x0_8000  memory map, module list (PVH)
+//!   0x0_8000  memory map, module list (PVH), or a seed for random numbers (64-bit entry)
 //!   0x2_0000  command line
 //!   0xf_0000  MP table
 //!   0x10_0000 and up: the kernel where its ELF says, the initrd behind it
@@ -31,6 +31,8 @@ pub(crate) const ZERO_PAGE: GuestAddress = GuestAddress(0x7000);
 pub(crate) const MEMORY_MAP: GuestAddress = GuestAddress(0x8000);
 /// Address of the PVH module list.
 pub(crate) const MODULES: GuestAddress = GuestAddress(0x8800);
+/// Address of the seed for the kernel's random numbers.
+pub(crate) const SEED: GuestAddress = GuestAddress(0x8c00);
 /// Address of the three page tables of the 64-bit entry.
 pub(crate) const PAGE_TABLES: GuestAddress = GuestAddress(0x9000);
 /// Address of the command line.

@@ -127,6 +127,7 @@ const BUILDING: &[i64] = &[
     libc::SYS_epoll_create1,
     libc::SYS_fstatfs,
     libc::SYS_ftruncate,
+    libc::SYS_getrandom,
     libc::SYS_memfd_create,
     libc::SYS_pread64,
 ];

@@ -3,6 +3,7 @@
 mod devices;
 mod error;
 mod files;
+mod sizing;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -15,17 +16,17 @@ use caisson_control::{
     BootConfig, DeviceConfig, DeviceStatistics, ExitReason, MemoryStatistics, Metrics, VERSION,
 };
 use kvm_ioctls::VcpuFd;
+use rustix::rand::GetRandomFlags;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::devices::DeviceError;
 pub(crate) use self::error::BootError;
 use self::files::Files;
+use self::sizing::Sizing;
 use crate::boot::{Entry, command_line, elf, initrd, linux64, memory_map, mptable, pvh};
 use crate::bus::Bus;
 use crate::console::{Console, Tail};
-use crate::devices::balloon::{Balloon, BalloonControl};
 use crate::devices::console::VirtioConsole;
-use crate::devices::memory::{HotplugMemory, Memory};
 use crate::devices::rng::Rng;
 use crate::devices::vsock::{Vsock, VsockConnector};
 use crate::events::EventSender;
@@ -67,9 +68,7 @@ pub(crate) struct Machine {
     vm: Arc<Vm>,
     environment: Environment,
     vsock: VsockConnector,
-    balloon: BalloonControl,
-    /// Only if the machine was made with memory to plug.
-    hotplug: Option<HotplugMemory>,
+    sizing: Sizing,
     /// Devices that came from the shim, by slot.
     plugged: BTreeMap<u8, DeviceConfig>,
     tail: Tail,
@@ -144,16 +143,7 @@ impl Machine {
         };
         let (vsock, connector) = Vsock::new(config.guest_cid, Arc::new(events.clone()))
             .map_err(resources("making the socket device"))?;
-        let (balloon, balloon_control) =
-            Balloon::new(Arc::new(events.clone())).map_err(resources("making the balloon"))?;
-        let mut present: Vec<Box<dyn Device>> =
-            vec![Box::new(vsock), Box::new(Rng::new()), Box::new(balloon)];
-        let hotplug = Memory::new(&environment.memory, Arc::clone(&vm) as _)
-            .map_err(resources("making the memory device"))?
-            .map(|(device, handle)| {
-                present.push(Box::new(device));
-                handle
-            });
+        let mut present: Vec<Box<dyn Device>> = vec![Box::new(vsock)];
         if config.virtio_console {
             present.push(Box::new(VirtioConsole::new(console)));
         }
@@ -169,8 +159,7 @@ impl Machine {
             vm,
             environment,
             vsock: connector,
-            balloon: balloon_control,
-            hotplug,
+            sizing: Sizing::default(),
             plugged: BTreeMap::new(),
             tail,
         };
@@ -229,16 +218,44 @@ impl Machine {
         {
             return Err(DeviceError::NameTaken(name).into());
         }
-        let device = devices::make(config, files, &self.environment.memory)?;
-        let slot = self.add(device)?;
-        self.plugged.insert(slot, config.clone());
-        Ok(slot)
+        let plugged = self.make(config, files).and_then(|device| self.add(device));
+        match plugged {
+            Ok(slot) => {
+                self.plugged.insert(slot, config.clone());
+            }
+            Err(_) => self.sizing.forget(config),
+        }
+        plugged
     }
 
-    /// Takes a device off the bus that [`Machine::plug`] put there; false if there is none.
+    fn make(
+        &mut self,
+        config: &DeviceConfig,
+        files: &mut VecDeque<OwnedFd>,
+    ) -> Result<Box<dyn Device>, BootError> {
+        let Environment { memory, events, .. } = &self.environment;
+        Ok(match config {
+            DeviceConfig::Disk(disk) => devices::disk(disk, files)?,
+            DeviceConfig::Net(net) => devices::net(net, files)?,
+            DeviceConfig::FileServer(server) => devices::file_server(server, files, memory)?,
+            DeviceConfig::Balloon => Box::new(self.sizing.balloon(Arc::new(events.clone()))?),
+            DeviceConfig::Memory => {
+                Box::new(self.sizing.memory(memory, Arc::clone(&self.vm) as _)?)
+            }
+            DeviceConfig::Rng => Box::new(Rng::new()),
+        })
+    }
+
+    /// Takes a device off the bus that [`Machine::plug`] put there; false if there is none that may
+    /// go.
     pub(crate) fn unplug(&mut self, slot: u8) -> bool {
-        if self.plugged.remove(&slot).is_none() {
+        // The guest's kernel may be running in what has come by the memory device.
+        let stays = |config: &DeviceConfig| *config == DeviceConfig::Memory;
+        if self.plugged.get(&slot).is_none_or(stays) {
             return false;
+        }
+        if let Some(config) = self.plugged.remove(&slot) {
+            self.sizing.forget(&config);
         }
         // The lock is not held while the device stops: vCPUs go on.
         let function = self.bus.pci().take(slot);
@@ -271,36 +288,18 @@ impl Machine {
     /// Asks the guest to have `mib` MiB plugged.
     ///
     /// # Errors
-    /// Fails when that is more than the machine was made for.
+    /// Fails when that is more than the machine was made for, or it has no memory device.
     pub(crate) fn set_hotplug_memory(&self, mib: u32) -> Result<(), BootError> {
-        let hotplug = self.hotplug.as_ref().ok_or(BootError::NoHotplugMemory)?;
-        let most = hotplug.most() >> 20;
-        if u64::from(mib) > most {
-            return Err(BootError::MoreMemory { wanted: mib, most });
-        }
-        hotplug.set_requested(u64::from(mib) << 20);
-        Ok(())
+        let memory = &self.environment.memory;
+        self.sizing.set_hotplug_memory(memory, mib)
     }
 
     /// Asks the guest to give `mib` MiB back through its balloon.
     ///
     /// # Errors
-    /// Fails when that is all it has.
+    /// Fails when that is all it has, or it has no balloon.
     pub(crate) fn set_balloon(&self, mib: u32) -> Result<(), BootError> {
-        let memory = (self.environment.memory.bytes() + self.plugged()) >> 20;
-        if u64::from(mib) >= memory {
-            return Err(BootError::Balloon {
-                wanted: mib,
-                memory,
-            });
-        }
-        self.balloon.set_target(mib);
-        Ok(())
-    }
-
-    /// Bytes that the guest has plugged.
-    fn plugged(&self) -> u64 {
-        self.hotplug.as_ref().map_or(0, HotplugMemory::plugged)
+        self.sizing.set_balloon(&self.environment.memory, mib)
     }
 
     /// Opens a connection to `port` of the guest, numbered `request`.
@@ -332,15 +331,11 @@ impl Machine {
             .collect();
         let in_mib = |bytes: u64| u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
         let boot_mib = in_mib(self.environment.memory.bytes());
-        let plugged_mib = in_mib(self.plugged());
+        let plugged_mib = in_mib(self.sizing.plugged());
         let memory = MemoryStatistics {
             boot_mib,
             plugged_mib,
-            // The driver can write any number.
-            balloon_mib: self
-                .balloon
-                .held()
-                .min(boot_mib.saturating_add(plugged_mib)),
+            balloon_mib: self.sizing.held().min(boot_mib.saturating_add(plugged_mib)),
         };
         Metrics {
             vcpu_exits: self.vcpus.exits(),
@@ -444,10 +439,19 @@ fn load(
     let ranges = memory_map::ranges(memory);
     match kernel.entry {
         Entry::Pvh(_) => pvh::write(memory, &ranges, initrd)?,
-        Entry::Linux64(_) => linux64::write(memory, &ranges, initrd)?,
+        Entry::Linux64(_) => linux64::write(memory, &ranges, initrd, &seed()?)?,
     }
     mptable::write(memory, config.max_vcpus)?;
     Ok(kernel.entry)
+}
+
+/// Random bytes for one machine alone: two that begin with the same would draw the same.
+fn seed() -> Result<[u8; linux64::SEED_LENGTH], BootError> {
+    let mut seed = [0; linux64::SEED_LENGTH];
+    // Up to 256 bytes it gives all or fails (getrandom(2)).
+    rustix::rand::getrandom(&mut seed, GetRandomFlags::empty())
+        .map_err(|errno| resources("drawing random numbers")(errno.into()))?;
+    Ok(seed)
 }
 
 /// Makes vCPU `index`: the first begins at `entry`, the others wait for the guest to start them.

@@ -4,13 +4,10 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
-use caisson_control::{
-    BootConfig, DeviceConfig, DiskConfig, FileRole, Limits, RefusalKind, VERSION,
-};
+use caisson_control::{BootConfig, DiskConfig, FileRole, Limits, RefusalKind, VERSION};
 
 use super::{BootError, Machine, devices};
 use crate::boot::test_kernel::test_kernel;
-use crate::memory::{Backing, GuestRam};
 use crate::virtio::device::DeviceKind;
 
 fn config() -> BootConfig {
@@ -131,15 +128,14 @@ fn a_console_that_cannot_be_written_is_refused() {
 
 #[test]
 fn a_disk_is_made_of_a_file_that_fits() {
-    let disk = DeviceConfig::Disk(DiskConfig {
+    let disk = DiskConfig {
         id: "data".to_owned(),
         read_only: false,
         direct: false,
         queues: 1,
         limits: Limits::default(),
-    });
-    let memory = GuestRam::new(64, Backing::Private).unwrap();
-    let make = |files: Vec<OwnedFd>| devices::make(&disk, &mut files.into(), &memory);
+    };
+    let make = |files: Vec<OwnedFd>| devices::disk(&disk, &mut files.into());
     let device = make(vec![file(&[0; 1024])]);
     assert_eq!(
         device.map(|device| device.kind()).unwrap(),

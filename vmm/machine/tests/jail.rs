@@ -299,6 +299,24 @@ fn a_machine_is_built_changed_and_ended_in_there() {
         ),
         "{answer:?}"
     );
+    for device in [
+        DeviceConfig::Memory,
+        DeviceConfig::Balloon,
+        DeviceConfig::Rng,
+    ] {
+        vmm.ask(Request::Plug(device), &[]);
+        let answer = vmm.answer();
+        assert!(
+            matches!(
+                &answer,
+                FromVmm::Reply {
+                    reply: Reply::Plugged { .. },
+                    ..
+                }
+            ),
+            "{answer:?}"
+        );
+    }
     for request in [
         Request::SetVcpus { count: 4 },
         Request::SetHotplugMemory { mib: 64 },

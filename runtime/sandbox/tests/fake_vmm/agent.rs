@@ -438,6 +438,11 @@ impl Agent for FakeAgent {
         Ok(Empty::default())
     }
 
+    async fn scan_bus(&self, _context: &TtrpcContext, _request: Empty) -> ttrpc::Result<Empty> {
+        self.note("bus scanned");
+        Ok(Empty::default())
+    }
+
     async fn stats(
         &self,
         _context: &TtrpcContext,

@@ -293,6 +293,7 @@ impl Vmm {
         let note = |line: String| note(notes.as_deref(), &line);
         let mut disks = HashMap::new();
         let (mut wanted, mut asked) = (0, 0);
+        let mut has_memory_device = false;
         let mut slots = 16..32;
         // An error means that the sandbox is gone.
         while let Ok((message, files)) = self.channel.receive::<ToVmm>() {
@@ -349,6 +350,11 @@ impl Vmm {
                         message: "no slot left".into(),
                     },
                 ),
+                Request::Plug(device @ (DeviceConfig::Balloon | DeviceConfig::Memory)) => {
+                    note(format!("plugged: {device:?}"));
+                    has_memory_device |= device == DeviceConfig::Memory;
+                    self.reply(message.id, Reply::Plugged { slot: 15 });
+                }
                 Request::Plug(device) => {
                     assert_eq!(files.len(), device.file_count());
                     let slot = slots.next().unwrap();
@@ -371,6 +377,13 @@ impl Vmm {
                     }
                     self.reply(message.id, Reply::Done);
                 }
+                Request::SetHotplugMemory { .. } if !has_memory_device => self.reply(
+                    message.id,
+                    Reply::Refused {
+                        kind: RefusalKind::Invalid,
+                        message: "no memory device yet".into(),
+                    },
+                ),
                 Request::SetHotplugMemory { mib } => {
                     assert!(mib <= self.boot.hotplug_memory_mib);
                     // The guest takes a while.

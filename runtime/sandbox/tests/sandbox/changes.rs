@@ -1,13 +1,29 @@
 //! Containers and machines that change while they run.
 
-use caisson_sandbox::{ErrorKind, Sandbox, VmSize};
+use std::fs;
+use std::path::Path;
+
+use caisson_sandbox::{Config, ErrorKind, Sandbox, VmSize};
 use serde_json::json;
 
-use crate::pod::{SIZE, in_pod};
-use crate::soon;
+use crate::pod::{self, Pod, SIZE, in_pod};
+use crate::{init, soon};
 
 fn size(vcpus: u8, memory_mib: u32) -> VmSize {
     VmSize { vcpus, memory_mib }
+}
+
+/// With the file in which fake VMM and agent write down what happens.
+fn noted(pod: &Pod) -> (Config, std::path::PathBuf) {
+    let notes = pod.program("notes");
+    let mut config = pod.config("");
+    config.kernel_parameters += &format!(" notes={}", notes.display());
+    (config, notes)
+}
+
+fn lines(notes: &Path) -> Vec<String> {
+    let text = fs::read_to_string(notes).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
 }
 
 #[test]
@@ -44,6 +60,62 @@ fn limits_reach_the_guest_and_its_refusal_comes_back() {
         assert!(error.to_string().contains("pids.limit"), "{error}");
         soon(sandbox.stop()).await;
         pod.assert_nothing_left();
+    });
+}
+
+#[test]
+fn the_memory_device_comes_when_the_machine_first_grows() {
+    in_pod(async |pod| {
+        let (config, notes) = noted(pod);
+        let sandbox = soon(Sandbox::start(&config, pod.options())).await.unwrap();
+        soon(sandbox.resize_machine(size(2, 128))).await.unwrap();
+        assert!(lines(&notes).is_empty());
+        for memory_mib in [200, 128, 256] {
+            soon(sandbox.resize_machine(size(2, memory_mib)))
+                .await
+                .unwrap();
+            assert_eq!(lines(&notes), ["plugged: Memory", "bus scanned"]);
+        }
+        soon(sandbox.stop()).await;
+        pod.assert_nothing_left();
+    });
+}
+
+#[test]
+fn the_balloon_comes_when_a_container_runs_and_keeps_no_machine() {
+    in_pod(async |pod| {
+        let (config, notes) = noted(pod);
+        let sandbox = soon(Sandbox::start(&config, pod.options())).await.unwrap();
+        for id in ["one", "two"] {
+            soon(sandbox.create_container(pod.container(id, "cat")))
+                .await
+                .unwrap();
+            soon(sandbox.start_process(&init(id))).await.unwrap();
+        }
+        let balloon = || {
+            let mut lines = lines(&notes);
+            lines.retain(|line| line.starts_with("plugged") || line == "bus scanned");
+            lines
+        };
+        soon(async {
+            while balloon().len() < 2 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!(balloon(), ["plugged: Balloon", "bus scanned"]);
+        soon(sandbox.stop()).await;
+
+        // This one goes before it is due.
+        let sandbox = soon(Sandbox::start(&config, pod.options())).await.unwrap();
+        soon(sandbox.create_container(pod.container("one", "cat")))
+            .await
+            .unwrap();
+        soon(sandbox.start_process(&init("one"))).await.unwrap();
+        let vmm = pod::watch(pod.process("vmm"));
+        drop(sandbox);
+        soon(vmm).await;
+        assert!(!pod.state_dir().exists());
     });
 }
 

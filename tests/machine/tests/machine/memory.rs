@@ -6,8 +6,10 @@ const MIB: u64 = 1 << 20;
 
 #[test]
 #[ignore = "needs the testbed: cargo verify"]
-fn a_guest_boots_with_128_mib() {
-    let machine = TestMachine::builder().memory_mib(128).boot();
+fn a_guest_boots_with_128_mib_and_without_late_devices() {
+    let builder = TestMachine::builder().memory_mib(128);
+    let machine = builder.without_late_devices().boot();
+    the_seed_is_used_and_wiped(&machine);
     total_is_nearly(&machine, 128);
     machine.write_pattern("/tmp/file", 1, 40 * MIB);
     machine.check_pattern("/tmp/file", 1, 40 * MIB);
@@ -27,6 +29,18 @@ fn six_gib_are_more_than_the_outer_machine_has_and_usable() {
     let machine = TestMachine::builder().memory_mib(6144).boot();
     total_is_nearly(&machine, 6144);
     memory_above_four_gib_is_usable(&machine);
+}
+
+/// It is all that the kernel was given beside its own: there is no source of random numbers on the bus.
+#[track_caller]
+fn the_seed_is_used_and_wiped(machine: &TestMachine) {
+    const GIVEN: &str = "/sys/kernel/boot_params/setup_data/0";
+    assert_eq!(machine.read_file(&format!("{GIVEN}/type")).trim(), "0x9");
+    assert_eq!(machine.read_file(&format!("{GIVEN}/data")), "");
+    let hardware = machine.read_file("/sys/class/misc/hw_random/rng_available");
+    assert!(!hardware.contains("virtio"), "{hardware}");
+    // It does not block.
+    assert_eq!(machine.shell("head -c 32 /dev/random | wc -c"), "32");
 }
 
 /// The kernel keeps some for itself: its code, and 64 bytes for each page.

@@ -1,10 +1,10 @@
 //! The 64-bit Linux boot protocol (Linux Documentation/arch/x86/boot.rst and zero-page.rst).
 
-use vm_memory::{Bytes, GuestMemoryError};
+use vm_memory::{Address, Bytes, GuestMemoryError};
 
 use super::initrd::Initrd;
 use super::memory_map::Range;
-use super::{COMMAND_LINE, GDT, PAGE_TABLES, ZERO_PAGE};
+use super::{COMMAND_LINE, GDT, PAGE_TABLES, SEED, ZERO_PAGE};
 use crate::memory::GuestRam;
 
 /// Offsets in the zero page.
@@ -16,6 +16,7 @@ const LOADER_TYPE: usize = 0x210;
 const RAMDISK_ADDRESS: usize = 0x218;
 const RAMDISK_LENGTH: usize = 0x21c;
 const COMMAND_LINE_ADDRESS: usize = 0x228;
+const SETUP_DATA: usize = 0x250;
 const E820_TABLE: usize = 0x2d0;
 const PAGE: usize = 4096;
 
@@ -23,6 +24,12 @@ const E820_RAM: u32 = 1;
 const E820_RESERVED: u32 = 2;
 /// Loader without a number of its own.
 const LOADER_UNDEFINED: u8 = 0xff;
+
+/// `SETUP_RNG_SEED`, which Linux knows from 5.20 on: mixed into the pool before anything is drawn from
+/// it, trusted like the processor's own numbers, and wiped.
+const SETUP_RNG_SEED: u32 = 9;
+/// Bytes of a seed: twice what the pool needs to count as full.
+pub(crate) const SEED_LENGTH: usize = 64;
 
 /// Page table entry bits: present, writable; and for the lowest table: a page of 2 MiB.
 const PRESENT: u64 = 1;
@@ -44,7 +51,8 @@ pub(crate) const DESCRIPTORS: [u64; 5] = [
     0x0000_8b00_0000_0067,
 ];
 
-/// Writes the zero page, the page tables, which map the first GiB to itself, and the GDT.
+/// Writes the zero page, the page tables, which map the first GiB to itself, the GDT and the `seed` for
+/// random numbers, which is to be of this machine alone.
 ///
 /// # Errors
 /// Fails when guest memory is too small for it.
@@ -52,8 +60,14 @@ pub(crate) fn write(
     memory: &GuestRam,
     ranges: &[Range],
     initrd: Option<Initrd>,
+    seed: &[u8; SEED_LENGTH],
 ) -> Result<(), GuestMemoryError> {
     memory.write_slice(&zero_page(ranges, initrd), ZERO_PAGE)?;
+    // A list of one: next, type, length, and what it is about.
+    memory.write_obj(0u64, SEED)?;
+    memory.write_obj(SETUP_RNG_SEED, SEED.unchecked_add(8))?;
+    memory.write_obj(SEED_LENGTH as u32, SEED.unchecked_add(12))?;
+    memory.write_slice(seed, SEED.unchecked_add(16))?;
 
     let table = |index: u64| PAGE_TABLES.0 + index * PAGE as u64;
     let [top, middle, lowest] = [table(0), table(1), table(2)];
@@ -89,6 +103,7 @@ fn zero_page(ranges: &[Range], initrd: Option<Initrd>) -> Vec<u8> {
         put(RAMDISK_ADDRESS, &(initrd.address.0 as u32).to_le_bytes());
         put(RAMDISK_LENGTH, &(initrd.length as u32).to_le_bytes());
     }
+    put(SETUP_DATA, &SEED.0.to_le_bytes());
     put(E820_COUNT, &[ranges.len() as u8]);
     for (index, range) in ranges.iter().enumerate() {
         let kind = if range.usable {

@@ -3,7 +3,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::super::initrd::Initrd;
 use super::super::memory_map::ranges;
 use super::super::{COMMAND_LINE, PAGE_TABLES, ZERO_PAGE};
-use super::write;
+use super::{SEED_LENGTH, write};
 use crate::memory::{Backing, GuestRam};
 
 fn guest() -> GuestRam {
@@ -12,7 +12,7 @@ fn guest() -> GuestRam {
         address: GuestAddress(0x200_0000),
         length: 12345,
     };
-    write(&memory, &ranges(&memory), Some(initrd)).unwrap();
+    write(&memory, &ranges(&memory), Some(initrd), &[7; SEED_LENGTH]).unwrap();
     memory
 }
 
@@ -39,6 +39,24 @@ fn the_zero_page_holds_what_the_protocol_asks_for() {
         (u64_at(last), u64_at(last + 8), u32_at(last + 16)),
         (0x10_0000, 63 << 20, 1)
     );
+}
+
+#[test]
+fn a_seed_is_what_the_list_of_the_zero_page_consists_of() {
+    let memory = guest();
+    let u64_at = |at: u64| memory.read_obj::<u64>(GuestAddress(at)).unwrap();
+    let u32_at = |at: u64| memory.read_obj::<u32>(GuestAddress(at)).unwrap();
+    let first = u64_at(ZERO_PAGE.0 + 0x250);
+    assert_eq!(u64_at(first), 0, "the last of the list");
+    assert_eq!(u32_at(first + 8), 9, "SETUP_RNG_SEED");
+    let length = u32_at(first + 12);
+    assert_eq!(length as usize, SEED_LENGTH);
+    let mut seed = [0; SEED_LENGTH + 1];
+    memory
+        .read_slice(&mut seed, GuestAddress(first + 16))
+        .unwrap();
+    assert_eq!(seed[..SEED_LENGTH], [7; SEED_LENGTH]);
+    assert!(first + 16 + u64::from(length) <= PAGE_TABLES.0);
 }
 
 #[test]

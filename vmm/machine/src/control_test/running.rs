@@ -174,7 +174,7 @@ fn what_cannot_be_plugged_is_refused_and_changes_nothing() {
     let before = shim.metrics().devices;
     let (one, _a) = socket();
     let (two, _b) = socket();
-    let wrong: [(Request, Vec<OwnedFd>, &str); 6] = [
+    let wrong: [(Request, Vec<OwnedFd>, &str); 8] = [
         (Request::Plug(file_server("x")), vec![], "1 files must come"),
         (Request::Plug(file_server("x")), vec![one, two], "not 2"),
         (
@@ -186,6 +186,16 @@ fn what_cannot_be_plugged_is_refused_and_changes_nothing() {
             Request::Plug(file_server("")),
             vec![socket().0],
             "not 1 to 36 bytes",
+        ),
+        (
+            Request::Plug(DeviceConfig::Rng),
+            vec![socket().0],
+            "0 files must come",
+        ),
+        (
+            Request::Plug(DeviceConfig::Memory),
+            vec![],
+            "hotplug_memory_mib",
         ),
         (Request::Unplug { slot: 0 }, vec![], "slot 0"),
         (Request::Unplug { slot: 200 }, vec![], "slot 200"),
@@ -236,12 +246,44 @@ fn devices(shim: &Shim) -> Vec<String> {
     devices.map(|device| device.device).collect()
 }
 
+/// Puts a device on the bus that needs no file.
+fn plugged(shim: &Shim, device: DeviceConfig) -> u8 {
+    match shim.ask(Request::Plug(device), &[]) {
+        Reply::Plugged { slot } => slot,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
-fn every_machine_has_a_balloon_that_cannot_take_everything() {
+fn a_machine_has_no_device_that_it_was_not_given() {
     let Some(shim) = Shim::with_machine(boot(), vec![]) else {
         return;
     };
-    assert_eq!(devices(&shim), ["vsock", "rng", "balloon"]);
+    assert_eq!(devices(&shim), ["vsock"]);
+    let (kind, message) = shim.refusal(Request::SetBalloon { mib: 1 }, &[]);
+    assert_eq!(kind, RefusalKind::Invalid);
+    assert!(message.contains("no balloon yet"), "{message}");
+
+    let slot = plugged(&shim, DeviceConfig::Balloon);
+    plugged(&shim, DeviceConfig::Rng);
+    assert_eq!(devices(&shim), ["vsock", "balloon", "rng"]);
+    let (_, message) = shim.refusal(Request::Plug(DeviceConfig::Balloon), &[]);
+    assert!(message.contains("a balloon already"), "{message}");
+    assert_eq!(shim.ask(Request::SetBalloon { mib: 1 }, &[]), Reply::Done);
+
+    assert_eq!(shim.ask(Request::Unplug { slot }, &[]), Reply::Done);
+    let (_, message) = shim.refusal(Request::SetBalloon { mib: 1 }, &[]);
+    assert!(message.contains("no balloon yet"), "{message}");
+    assert_eq!(devices(&shim), ["vsock", "rng"]);
+    shim.stop();
+}
+
+#[test]
+fn a_balloon_cannot_take_everything() {
+    let Some(shim) = Shim::with_machine(boot(), vec![]) else {
+        return;
+    };
+    plugged(&shim, DeviceConfig::Balloon);
     for mib in [63, 0] {
         assert_eq!(shim.ask(Request::SetBalloon { mib }, &[]), Reply::Done);
     }
@@ -271,7 +313,10 @@ fn memory_is_plugged_only_into_a_machine_made_for_it() {
         ..boot()
     };
     let shim = Shim::with_machine(config, vec![]).unwrap();
-    assert_eq!(devices(&shim), ["vsock", "rng", "balloon", "memory"]);
+    let (_, message) = shim.refusal(Request::SetHotplugMemory { mib: 0 }, &[]);
+    assert!(message.contains("no memory device yet"), "{message}");
+    let slot = plugged(&shim, DeviceConfig::Memory);
+    assert_eq!(devices(&shim), ["vsock", "memory"]);
     for mib in [0, 1, 256] {
         let reply = shim.ask(Request::SetHotplugMemory { mib }, &[]);
         assert_eq!(reply, Reply::Done);
@@ -283,6 +328,8 @@ fn memory_is_plugged_only_into_a_machine_made_for_it() {
     }
     let memory = shim.metrics().memory;
     assert_eq!((memory.boot_mib, memory.plugged_mib), (64, 0));
+    let (_, message) = shim.refusal(Request::Unplug { slot }, &[]);
+    assert!(message.contains("can be taken off"), "{message}");
     shim.stop();
 }
 
@@ -295,6 +342,6 @@ fn the_console_device_is_there_if_asked_for() {
     let Some(shim) = Shim::with_machine(config, vec![]) else {
         return;
     };
-    assert_eq!(devices(&shim), ["vsock", "rng", "balloon", "console"]);
+    assert_eq!(devices(&shim), ["vsock", "console"]);
     shim.stop();
 }

@@ -193,7 +193,7 @@ fn boot(random: &mut Random) -> BootConfig {
 
 fn device(random: &mut Random) -> DeviceConfig {
     let text = "d".repeat(random.pick(&[1, 20, 21, 36, 37, 0]));
-    match random.below(3) {
+    match random.below(6) {
         0 => DeviceConfig::Disk(DiskConfig {
             id: text,
             read_only: random.one_in(2),
@@ -208,6 +208,9 @@ fn device(random: &mut Random) -> DeviceConfig {
             receive: Limits::default(),
             transmit: Limits::default(),
         }),
+        2 => DeviceConfig::Balloon,
+        3 => DeviceConfig::Memory,
+        4 => DeviceConfig::Rng,
         _ => DeviceConfig::FileServer(FileServerConfig { tag: text }),
     }
 }

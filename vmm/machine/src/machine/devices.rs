@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use caisson_control::{DeviceConfig, RefusalKind};
+use caisson_control::{DeviceConfig, DiskConfig, FileServerConfig, NetConfig, RefusalKind};
 use vm_memory::GuestMemoryBackend;
 use vm_memory::GuestMemoryRegion;
 
@@ -73,55 +73,69 @@ impl DeviceError {
     }
 }
 
-/// Makes the device that `config` describes of the files at the front of `files`.
+/// What is said when nothing is left for a device of one file.
+const NO_FILE: DeviceError = DeviceError::Files {
+    needed: 1,
+    files: 0,
+};
+
+/// Makes the disk that `config` describes of the file at the front of `files`.
 ///
 /// # Errors
 /// See [`DeviceError`].
-pub(super) fn make(
-    config: &DeviceConfig,
+pub(super) fn disk(
+    config: &DiskConfig,
+    files: &mut VecDeque<OwnedFd>,
+) -> Result<Box<dyn Device>, DeviceError> {
+    let file = files.pop_front().ok_or(NO_FILE)?;
+    match Block::new(config, file) {
+        Ok(device) => Ok(Box::new(device)),
+        Err(source) => Err(DeviceError::Disk {
+            id: config.id.clone(),
+            source,
+        }),
+    }
+}
+
+/// Makes the network interface that `config` describes of the files at the front of `files`.
+///
+/// # Errors
+/// See [`DeviceError`].
+pub(super) fn net(
+    config: &NetConfig,
+    files: &mut VecDeque<OwnedFd>,
+) -> Result<Box<dyn Device>, DeviceError> {
+    let count = usize::from(config.queue_pairs).min(files.len());
+    let taps = files.drain(..count).collect();
+    match Net::new(config, taps) {
+        Ok(device) => Ok(Box::new(device)),
+        Err(source) => Err(DeviceError::Net {
+            name: name_of_net(config),
+            source,
+        }),
+    }
+}
+
+/// Makes the device for the file server at the other end of the socket at the front of `files`.
+///
+/// # Errors
+/// See [`DeviceError`].
+pub(super) fn file_server(
+    config: &FileServerConfig,
     files: &mut VecDeque<OwnedFd>,
     memory: &GuestRam,
 ) -> Result<Box<dyn Device>, DeviceError> {
-    let too_few = DeviceError::Files {
-        needed: config.file_count(),
-        files: files.len(),
-    };
-    match config {
-        DeviceConfig::FileServer(server) => {
-            let tag = &server.tag;
-            let socket = files.pop_front().ok_or(too_few)?;
-            if memory.iter().any(|region| region.file_offset().is_none()) {
-                return Err(DeviceError::PrivateMemory(tag.clone()));
-            }
-            match FileSystem::new(tag, UnixStream::from(socket)) {
-                Ok(device) => Ok(Box::new(device)),
-                Err(source) => Err(DeviceError::FileServer {
-                    tag: tag.clone(),
-                    source,
-                }),
-            }
-        }
-        DeviceConfig::Disk(disk) => {
-            let file = files.pop_front().ok_or(too_few)?;
-            match Block::new(disk, file) {
-                Ok(device) => Ok(Box::new(device)),
-                Err(source) => Err(DeviceError::Disk {
-                    id: disk.id.clone(),
-                    source,
-                }),
-            }
-        }
-        DeviceConfig::Net(net) => {
-            let taps = files.drain(..config.file_count().min(files.len()));
-            let taps = taps.collect();
-            match Net::new(net, taps) {
-                Ok(device) => Ok(Box::new(device)),
-                Err(source) => Err(DeviceError::Net {
-                    name: name(config),
-                    source,
-                }),
-            }
-        }
+    let tag = &config.tag;
+    let socket = files.pop_front().ok_or(NO_FILE)?;
+    if memory.iter().any(|region| region.file_offset().is_none()) {
+        return Err(DeviceError::PrivateMemory(tag.clone()));
+    }
+    match FileSystem::new(tag, UnixStream::from(socket)) {
+        Ok(device) => Ok(Box::new(device)),
+        Err(source) => Err(DeviceError::FileServer {
+            tag: tag.clone(),
+            source,
+        }),
     }
 }
 
@@ -129,12 +143,17 @@ pub(super) fn make(
 pub(super) fn name(config: &DeviceConfig) -> String {
     match config {
         DeviceConfig::Disk(disk) => format!("disk {:?}", disk.id),
-        DeviceConfig::Net(net) => {
-            let mac = net.mac.map(|byte| format!("{byte:02x}")).join(":");
-            format!("network interface {mac}")
-        }
+        DeviceConfig::Net(net) => name_of_net(net),
         DeviceConfig::FileServer(server) => format!("file server {:?}", server.tag),
+        DeviceConfig::Balloon => "a balloon".to_owned(),
+        DeviceConfig::Memory => "a memory device".to_owned(),
+        DeviceConfig::Rng => "a source of random numbers".to_owned(),
     }
+}
+
+fn name_of_net(config: &NetConfig) -> String {
+    let mac = config.mac.map(|byte| format!("{byte:02x}")).join(":");
+    format!("network interface {mac}")
 }
 
 #[cfg(test)]

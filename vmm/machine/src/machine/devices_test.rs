@@ -1,20 +1,19 @@
 use std::fs::File;
 
-use caisson_control::{Limits, NetConfig};
+use caisson_control::Limits;
 
 use super::*;
 use crate::devices::net::real_taps::{GOOD, make as tap, with_own_network};
-use crate::memory::Backing;
 use crate::virtio::device::DeviceKind;
 
-fn network(queue_pairs: u8) -> DeviceConfig {
-    DeviceConfig::Net(NetConfig {
+fn network(queue_pairs: u8) -> NetConfig {
+    NetConfig {
         mac: [2, 0, 0, 0, 0, 7],
         mtu: None,
         queue_pairs,
         receive: Limits::default(),
         transmit: Limits::default(),
-    })
+    }
 }
 
 fn files(count: usize) -> VecDeque<OwnedFd> {
@@ -22,16 +21,12 @@ fn files(count: usize) -> VecDeque<OwnedFd> {
     (0..count).map(|_| file()).collect()
 }
 
-fn memory() -> GuestRam {
-    GuestRam::new(16, Backing::Private).unwrap()
-}
-
 #[test]
 fn a_network_interface_takes_its_own_files_and_no_other() {
     with_own_network(|| {
         let mut files = files(1);
         files.push_front(tap("cable", GOOD));
-        let device = make(&network(1), &mut files, &memory()).unwrap();
+        let device = net(&network(1), &mut files).unwrap();
         assert_eq!(device.kind(), DeviceKind::Net);
         assert_eq!(files.len(), 1);
     });
@@ -55,7 +50,7 @@ fn a_network_interface_that_cannot_be_made_is_named_with_the_reason() {
         (0, 1, RefusalKind::Invalid, "0 queue pairs"),
     ] {
         let mut files = files(count);
-        let Err(error) = make(&network(pairs), &mut files, &memory()) else {
+        let Err(error) = net(&network(pairs), &mut files) else {
             panic!("{pairs} pairs of {count} files are accepted");
         };
         let text = error.to_string();

@@ -99,6 +99,9 @@ pub(crate) enum BootError {
          (hotplug_memory_mib)"
     )]
     NoHotplugMemory,
+    /// There is nothing by which the guest could do it.
+    #[error("this machine has no {0} yet: plug it first")]
+    NotPlugged(&'static str),
     /// More memory than can be plugged.
     #[error("{wanted} MiB of hot-plug memory: this machine was made for at most {most}")]
     MoreMemory {
@@ -145,6 +148,7 @@ impl BootError {
             | Self::CommandLine(_)
             | Self::Console(_)
             | Self::NoHotplugMemory
+            | Self::NotPlugged(_)
             | Self::MoreMemory { .. }
             | Self::Balloon { .. }
             | Self::Ram(MemoryError::HotplugSize(_)) => RefusalKind::Invalid,

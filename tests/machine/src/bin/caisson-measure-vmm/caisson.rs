@@ -43,13 +43,16 @@ impl Caisson {
         }
     }
 
-    /// Boots a guest with what every machine has: vsock and a source of random numbers.
+    /// Boots a guest with what every machine has: vsock.
     pub(crate) fn least(guest: &Guest, memory_mib: u32) -> Box<dyn Machine> {
-        let builder = TestMachine::builder().initrd(guest.open());
+        let builder = TestMachine::builder()
+            .initrd(guest.open())
+            .without_late_devices();
         Box::new(builder.memory_mib(memory_mib).start())
     }
 
-    /// Boots a guest with a directory of the host, a disk and a network interface as well.
+    /// Boots a guest with a directory of the host, a disk and a network interface as well, and room
+    /// for memory to plug.
     pub(crate) fn pod(
         &self,
         guest: &Guest,
@@ -59,7 +62,8 @@ impl Caisson {
     ) -> Box<dyn Machine> {
         // The tag that the agent looks for.
         let share = Device::file_server("caisson", Path::new("/usr"));
-        let mut builder = TestMachine::builder().memory_mib(memory_mib).device(share);
+        let builder = TestMachine::builder().without_late_devices();
+        let mut builder = builder.memory_mib(memory_mib).device(share);
         if self.can_grow {
             builder = builder.hotplug_memory_mib(HOTPLUG_MIB);
         }
@@ -74,7 +78,8 @@ impl Caisson {
         disk: &Disk,
         tap: &Tap,
     ) -> Box<dyn Machine> {
-        let builder = TestMachine::builder().memory_mib(memory_mib);
+        let builder = TestMachine::builder().without_late_devices();
+        let builder = builder.memory_mib(memory_mib);
         Box::new(self.with(builder, disk, tap).initrd(guest.open()).start())
     }
 

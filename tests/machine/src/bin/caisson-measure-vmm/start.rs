@@ -41,7 +41,7 @@ pub(crate) fn measure(rounds: usize, name: &str, caisson: &Caisson, qemu: &Qemu,
         contender("caisson-vmm, a pod's devices", Some(HELLO_PORT), || {
             pod(guest)
         }),
-        contender("caisson-vmm, vsock and rng", Some(HELLO_PORT), || {
+        contender("caisson-vmm, vsock", Some(HELLO_PORT), || {
             Caisson::least(guest, MEMORY_MIB)
         }),
         contender("QEMU microvm, no device", None, || {
