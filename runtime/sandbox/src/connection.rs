@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use caisson_control::{Reply, Request};
+use caisson_control::{DeviceConfig, Reply, Request};
 use caisson_protocol::{STREAM_PORT, StreamId};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
@@ -65,12 +65,9 @@ async fn ask(
     })??;
     match reply {
         Reply::Connected => Ok(()),
-        Reply::Refused { message, .. } => Err(SandboxError::new(
-            ErrorKind::Unavailable,
-            format!(
-                "the guest refused a connection to port {port}: {}",
-                guest_text::line(&message)
-            ),
+        Reply::Refused { message, .. } => Err(refusal(
+            &format!("the guest refused a connection to port {port}"),
+            &message,
         )),
         reply => Err(unexpected(machine, &reply).await),
     }
@@ -92,6 +89,32 @@ pub(crate) async fn ask_vmm(
             format!("the VMM did not answer within {} s", SHORT.as_secs()),
         ))
     })
+}
+
+/// Puts a device on the machine's bus; returns its slot. `refused` begins the error that says why it is
+/// not there.
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`] when the machine does not take it; those of [`ask_vmm`].
+pub(crate) async fn plug(
+    machine: &Machine,
+    device: DeviceConfig,
+    files: Vec<OwnedFd>,
+    refused: &str,
+) -> Result<u8, SandboxError> {
+    match ask_vmm(machine, Request::Plug(device), files).await? {
+        Reply::Plugged { slot } => Ok(slot),
+        Reply::Refused { message, .. } => Err(refusal(refused, &message)),
+        reply => Err(unexpected(machine, &reply).await),
+    }
+}
+
+/// What was refused, and why in the VMM's words.
+pub(crate) fn refusal(what: &str, message: &str) -> SandboxError {
+    SandboxError::new(
+        ErrorKind::Unavailable,
+        format!("{what}: {}", guest_text::line(message)),
+    )
 }
 
 /// The VMM answered something else than was asked; it is not to be trusted any more.

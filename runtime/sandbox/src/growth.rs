@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use crate::agent::LONG;
-use crate::{ErrorKind, Sandbox, SandboxError, VmSize, connection, guest_text};
+use crate::{ErrorKind, Sandbox, SandboxError, VmSize, connection};
 
 /// How long the guest may take to put memory to use: a GiB takes a tenth of a second on hardware.
 /// containerd's clients should get our reason before they give up, which is after two minutes.
@@ -164,12 +164,9 @@ impl Sandbox {
     async fn order(&self, what: &str, request: Request) -> Result<(), SandboxError> {
         match connection::ask_vmm(&self.machine, request, Vec::new()).await? {
             Reply::Done => Ok(()),
-            Reply::Refused { message, .. } => Err(SandboxError::new(
-                ErrorKind::Unavailable,
-                format!(
-                    "no more {what} for the pod's machine: {}",
-                    guest_text::line(&message)
-                ),
+            Reply::Refused { message, .. } => Err(connection::refusal(
+                &format!("no more {what} for the pod's machine"),
+                &message,
             )),
             reply => Err(connection::unexpected(&self.machine, &reply).await),
         }

@@ -11,14 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use caisson_control::{DeviceConfig, Reply, Request};
+use caisson_control::DeviceConfig;
 use caisson_protocol::agent::Empty;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use crate::agent::{Agent, LONG};
 use crate::machine::Machine;
-use crate::{ErrorKind, SandboxError, connection, guest_text};
+use crate::{ErrorKind, SandboxError, connection};
 
 /// How long the first container has run before the guest gets its balloon. Linux collects what is free
 /// for two seconds before it reports it, so that a machine that lives no longer has no use for one.
@@ -104,17 +104,10 @@ impl LateDevices {
     }
 
     async fn plug(&self, device: DeviceConfig) -> Result<(), SandboxError> {
-        match connection::ask_vmm(&self.machine, Request::Plug(device), Vec::new()).await? {
-            Reply::Plugged { .. } => Ok(()),
-            Reply::Refused { message, .. } => Err(SandboxError::new(
-                ErrorKind::Unavailable,
-                format!(
-                    "the pod's machine takes no more devices: {}",
-                    guest_text::line(&message)
-                ),
-            )),
-            reply => Err(connection::unexpected(&self.machine, &reply).await),
-        }
+        let refused = "the pod's machine takes no more devices";
+        connection::plug(&self.machine, device, Vec::new(), refused)
+            .await
+            .map(drop)
     }
 
     /// Has the guest look for what is new on its bus.

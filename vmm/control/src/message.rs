@@ -42,7 +42,8 @@ pub enum Request {
     /// scans the bus. Answered by [`Reply::Plugged`].
     Plug(DeviceConfig),
     /// Take the device in this slot off the bus; one that came with [`Request::Plug`] or
-    /// [`BootConfig::devices`], but not the memory device. The guest's agent removes it first, or its driver loses it.
+    /// [`BootConfig::devices`], but not the memory device. The guest's agent removes it first, or its
+    /// driver loses it.
     Unplug {
         /// Its slot, from [`Reply::Plugged`] or, for those that were there from the start,
         /// [`Reply::Booted`].

@@ -226,26 +226,15 @@ impl Disks {
             .map_err(|_| failed(format!("it did not open within {} s", LONG.as_secs())))?
             .map_err(|error| internal(&error))?
             .map_err(|error| failed(error.to_string()))?;
-        let request = Request::Plug(DeviceConfig::Disk(DiskConfig {
+        let config = DeviceConfig::Disk(DiskConfig {
             id: key.serial(),
             read_only: host.read_only,
             direct: host.direct,
             queues: self.queues,
             limits: Limits::default(),
-        }));
-        let slot = match connection::ask_vmm(&self.machine, request, vec![host.file]).await? {
-            Reply::Plugged { slot } => slot,
-            Reply::Refused { message, .. } => {
-                return Err(SandboxError::new(
-                    ErrorKind::Unavailable,
-                    format!(
-                        "the pod's machine does not take it: {}",
-                        guest_text::line(&message)
-                    ),
-                ));
-            }
-            reply => return Err(connection::unexpected(&self.machine, &reply).await),
-        };
+        });
+        let refused = "the pod's machine does not take it";
+        let slot = connection::plug(&self.machine, config, vec![host.file], refused).await?;
         match self.find(slot).await {
             Ok(in_guest) => Ok(Disk {
                 slot,

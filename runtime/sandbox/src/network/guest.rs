@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use caisson_control::{DeviceConfig, Reply, Request};
+use caisson_control::{DeviceConfig, Request};
 use caisson_protocol::agent::{Interface, SetInterfacesRequest};
 
 use super::{Device, Network};
 use crate::agent::{Agent, LONG};
 use crate::machine::Machine;
-use crate::{ErrorKind, SandboxError, connection, guest_text};
+use crate::{ErrorKind, SandboxError, connection};
 
 impl Network {
     /// Notes in which slots the devices are that the machine was booted with.
@@ -117,16 +117,7 @@ impl Network {
 }
 
 async fn plug(machine: &Machine, device: Device) -> Result<u8, SandboxError> {
-    let request = Request::Plug(DeviceConfig::Net(device.config));
-    match connection::ask_vmm(machine, request, vec![device.tap]).await? {
-        Reply::Plugged { slot } => Ok(slot),
-        Reply::Refused { message, .. } => Err(SandboxError::new(
-            ErrorKind::Unavailable,
-            format!(
-                "the pod's network: the machine takes no more interfaces: {}",
-                guest_text::line(&message)
-            ),
-        )),
-        reply => Err(connection::unexpected(machine, &reply).await),
-    }
+    let refused = "the pod's network: the machine takes no more interfaces";
+    let config = DeviceConfig::Net(device.config);
+    connection::plug(machine, config, vec![device.tap], refused).await
 }
