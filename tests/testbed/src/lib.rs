@@ -30,7 +30,7 @@ mod tally;
 mod terminal;
 mod test_image;
 mod testbed;
-mod tool;
+pub mod tool;
 mod workspace;
 
 pub use bundle::bundle;

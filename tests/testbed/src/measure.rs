@@ -3,10 +3,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
-use caisson_testbed::{packages, progress, runsc, static_program};
+use caisson_testbed::{packages, progress, runsc, static_program, tool};
 use clap::Args;
 
 use crate::go_program::CRICTL;
@@ -20,6 +20,13 @@ const COUNTS: &str = "counts.tsv";
 /// The picture of a start, where the benchmark leaves it and where it is kept.
 const CHART_DRAWN: &str = "target/testbed/measure/boot-chart.svg";
 const CHART: &str = "docs/boot-chart.svg";
+/// Its width as pixels, in pixels: twice what its own unit says, for screens with small ones.
+const CHART_WIDTH: &str = "1800";
+/// What turns it into pixels, and the Debian package of that.
+const RASTERIZER: &str = "rsvg-convert";
+const RASTERIZERS_PACKAGE: &str = "librsvg2-bin";
+/// Something that is "sans-serif".
+const CHARTS_FONT: &str = "fonts-dejavu-core";
 /// MiB of the machine that holds fifty pods.
 const MEMORY_FOR_PODS: &str = "10240";
 
@@ -51,7 +58,7 @@ pub(crate) struct MeasureArguments {
     /// Compare the counts with those that a revision of this repository has kept.
     #[arg(long, value_name = "REV", requires = "icount", conflicts_with = "pods")]
     against: Option<String>,
-    /// Put a picture of one start, which is part of "idle", into docs/boot-chart.svg.
+    /// Put a picture of one start, which is part of "idle", into docs/boot-chart.svg and .png.
     #[arg(long)]
     chart: bool,
     /// Containers of ctr: their start, an exec, one that is idle; and what is installed for them.
@@ -185,10 +192,7 @@ pub(crate) fn run(workspace: &Path, arguments: &MeasureArguments) -> Result<Exit
     let code = passed_on(testbed)?;
     if code == ExitCode::SUCCESS {
         if arguments.chart {
-            let (drawn, kept) = (workspace.join(CHART_DRAWN), workspace.join(CHART));
-            fs::copy(&drawn, &kept).with_context(|| {
-                format!("cannot copy {} to {}", drawn.display(), kept.display())
-            })?;
+            keep_chart(workspace)?;
         }
         if let Some(revision) = &arguments.against {
             record::compare(workspace, &counts, revision)?;
@@ -198,6 +202,20 @@ pub(crate) fn run(workspace: &Path, arguments: &MeasureArguments) -> Result<Exit
         }
     }
     Ok(code)
+}
+
+/// Keeps the picture that was drawn, and the same as a PNG for readers that show no SVG.
+fn keep_chart(workspace: &Path) -> Result<()> {
+    let (drawn, kept) = (workspace.join(CHART_DRAWN), workspace.join(CHART));
+    fs::copy(&drawn, &kept)
+        .with_context(|| format!("cannot copy {} to {}", drawn.display(), kept.display()))?;
+    packages::ensure(&[RASTERIZERS_PACKAGE, CHARTS_FONT])?;
+    tool::run(
+        Command::new(RASTERIZER)
+            .args(["--width", CHART_WIDTH, "--output"])
+            .arg(kept.with_extension("png"))
+            .arg(&kept),
+    )
 }
 
 /// Builds the benchmark and copies it to `folder`, with what it needs and the contenders that are not

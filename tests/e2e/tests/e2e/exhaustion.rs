@@ -1,13 +1,16 @@
 //! A container without limits that takes all there is of something, and keeps it. What it takes is its
 //! own machine's, or bounded: the host's processes grow no further than they may, its shim answers, the
-//! pod beside it works, and it can be killed and deleted, with nothing left behind.
+//! container in the same pod goes on, the pod beside it works, and it can be killed and deleted, with
+//! nothing left behind.
 //!
 //! What it does is in `exhaustion.py`, which says what it got until it was refused.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 
-use caisson_e2e::{BUSYBOX, CleanMachine, Container, DEBIAN, Fifo, Footprint, Shim, parent_of};
+use caisson_e2e::{
+    BUSYBOX, CleanMachine, Container, DEBIAN, Fifo, Footprint, Shim, parent_of, wait_until,
+};
 use containerd_shim_protos::api::Status;
 use tempfile::TempDir;
 
@@ -39,9 +42,10 @@ impl Drop for Setting {
     }
 }
 
-/// A pod that takes everything, and one beside it.
+/// A container that takes everything, the other one of its pod, and a pod beside it.
 struct Attacked {
     hostile: Container,
+    companion: Container,
     neighbour: Container,
     shim: Shim,
     /// Those of the host that serve it: shim, VMM, file server; and what they held at first.
@@ -58,8 +62,20 @@ impl Attacked {
             volume.path().display()
         );
         let neighbour = Container::start(BUSYBOX, "neighbour", &["sleep", "1000"]);
-        let options = ["--mount", &mount];
+        let pod = ["--annotation", "io.kubernetes.cri.sandbox-id=companion"];
+        let role = |role| ["--annotation", role];
+        let sandbox = role("io.kubernetes.cri.container-type=sandbox");
+        let member = role("io.kubernetes.cri.container-type=container");
+        let options = [pod, sandbox].concat();
+        let companion = Container::start_with(&options, BUSYBOX, "companion", &["sleep", "1000"]);
+        let options = [pod, member, ["--mount", &mount]].concat();
         let hostile = Container::start_with(&options, DEBIAN, "hostile", &["sleep", "1000"]);
+        // Its machine has everything that it will have.
+        wait_until("the guest has its balloon", || {
+            let drivers = "/sys/bus/virtio/drivers/virtio_balloon";
+            let devices = companion.exec(&["ls", drivers]).finish();
+            devices.text().contains("virtio")
+        });
         let processes = [
             parent_of(hostile.host_pid()),
             hostile.vmm_pid(),
@@ -68,6 +84,7 @@ impl Attacked {
         Self {
             shim: Shim::of("hostile"),
             hostile,
+            companion,
             neighbour,
             processes,
             before: processes.map(Footprint::of),
@@ -99,11 +116,13 @@ impl Attacked {
         let state = self.shim.state("").unwrap();
         assert_eq!(state.status.enum_value(), Ok(Status::RUNNING));
         assert!(!self.shim.pids().unwrap().processes.is_empty());
+        assert_eq!(self.companion.state(), "RUNNING");
         let well = self.neighbour.exec(&["echo", "well"]).finish().ok();
         assert_eq!(well.text(), "well");
         let now = self.processes.map(Footprint::of);
         let [shim, vmm, files] = now;
         let [shim_before, vmm_before, files_before] = self.before;
+        println!("before: {:?}", self.before);
         assert!(shim.descriptors <= shim_before.descriptors + 8, "{now:?}");
         assert!(
             shim.resident_kib <= shim_before.resident_kib + 4096,
@@ -116,12 +135,14 @@ impl Attacked {
         files
     }
 
-    /// Makes sure that it can be killed and deleted.
+    /// Makes sure that it can be killed and deleted, and that its pod has everything again.
     #[track_caller]
     fn end(self) {
         let _ = self.shim.kill("", 9);
         assert_eq!(self.shim.wait("").unwrap().exit_status, 137);
         assert_eq!(self.hostile.exit_code_at_delete(), 137);
+        let well = self.companion.exec(&["echo", "well"]).finish().ok();
+        assert_eq!(well.text(), "well");
     }
 }
 
