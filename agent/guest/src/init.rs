@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use caisson_protocol::{AGENT_PORT, DIAL_PORT, HELLO_PORT, Hello, STREAM_PORT, VERSION};
+use caisson_protocol::{AGENT_PORT, DIAL_PORT, HELLO_PORT, Hello, NAME_PORT, STREAM_PORT, VERSION};
 use tokio::sync::Notify;
 
 use crate::boot::{self, kernel, loopback, mounts, phase, power};
@@ -17,6 +17,7 @@ use crate::container::Tools;
 use crate::error::{AgentError, Doing};
 use crate::launch::Launcher;
 use crate::localhost;
+use crate::names;
 use crate::pod::Pod;
 use crate::reaper::Reaper;
 use crate::service::Service;
@@ -111,6 +112,8 @@ async fn serve(missing: Vec<&'static str>) -> Result<(), AgentError> {
     let mut streams = tokio::spawn(tools.streams.clone().serve(streams_listener));
     let dials = Listener::vsock(DIAL_PORT).doing("listen for connections on vsock")?;
     let mut localhost = tokio::spawn(localhost::serve(dials));
+    let questions = Listener::vsock(NAME_PORT).doing("listen for the name server on vsock")?;
+    let mut names = tokio::spawn(names::serve(questions));
     let service = Service::new(Arc::new(Pod::new(tools)), Arc::clone(&shutdown));
     let _server = service
         .serve(requests)
@@ -124,6 +127,7 @@ async fn serve(missing: Vec<&'static str>) -> Result<(), AgentError> {
         result = &mut reaper => return Err(ended("collecting processes", result)),
         result = &mut streams => return Err(ended("accepting streams", result)),
         result = &mut localhost => return Err(ended("accepting connections", result)),
+        result = &mut names => return Err(ended("accepting a name server", result)),
     }
     Err(AgentError::Internal(format!(
         "cannot reset the machine: {}",

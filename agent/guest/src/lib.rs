@@ -18,6 +18,7 @@ pub mod init;
 pub mod launch;
 pub mod localhost;
 pub mod mirror;
+pub mod names;
 pub mod network;
 pub mod placed_devices;
 pub mod pod;

@@ -8,10 +8,12 @@
 
 mod dial;
 mod hello;
+mod name;
 mod stream;
 
 pub use dial::{DIAL_HEADER, DialHeader, DialHeaderError};
 pub use hello::{Hello, HelloError, MAX_HELLO};
+pub use name::{NAME_HEADER, NAME_SERVICE, NameHeader, NameHeaderError, Transport};
 pub use stream::{MAX_STREAM_HEADER, StreamHeaderError, StreamId};
 
 /// What `build.rs` makes of `proto/agent.proto`: messages, ttrpc client and server.
@@ -29,6 +31,9 @@ pub const STREAM_PORT: u32 = 1025;
 /// Port in the guest on which the agent takes connections to the guest's loopback addresses. It says
 /// one byte when it is connected.
 pub const DIAL_PORT: u32 = 1026;
+/// Port in the guest on which the agent takes one connection for the name server of the pod's namespace
+/// ([`NameHeader`]).
+pub const NAME_PORT: u32 = 1027;
 /// Port of the host to which the agent says [`Hello`].
 pub const HELLO_PORT: u32 = 1024;
 /// Context id of the host (virtio 1.3 §5.10.4).
@@ -46,4 +51,4 @@ pub const VOLUMES: &str = ".volumes";
 /// kernel's part of the start.
 pub const PHASE_PORT: u16 = 0x3f0;
 /// Version of this protocol; a shim and a guest image that differ are refused.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;

@@ -50,6 +50,14 @@ impl NetworkNamespace {
         Ok(Opening { path, result })
     }
 
+    /// The same namespace once more.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
     /// Does something in the namespace, on a thread of its own.
     ///
     /// # Errors

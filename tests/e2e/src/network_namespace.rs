@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Where `ip netns` keeps them.
 const PLACE: &str = "/run/netns";
@@ -58,6 +61,21 @@ impl NetworkNamespace {
     #[track_caller]
     pub fn run(&self, line: &str) -> String {
         run(&format!("ip netns exec {} {line}", self.0))
+    }
+
+    /// Does something in it, on a thread of its own.
+    ///
+    /// # Panics
+    /// Panics when `work` does.
+    #[track_caller]
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let inside = || {
+            let namespace = fs::File::open(self.path()).expect("the namespace is there");
+            let kind = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space((&namespace).into(), kind).expect("root may enter it");
+            work()
+        };
+        thread::scope(|scope| scope.spawn(inside).join()).expect("it works")
     }
 
     /// Interfaces and rules in it that a pod's machine has made; empty when it is as before.

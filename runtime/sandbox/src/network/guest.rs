@@ -59,8 +59,8 @@ impl Network {
         Ok(())
     }
 
-    /// Gives the guest what has come into the namespace since the machine was booted: docker and
-    /// hooks fill it between Create and Start. Does so once. It goes on when the returned future is
+    /// Gives the guest what has come into the namespace since the machine was booted, interfaces and a
+    /// name server: docker and hooks fill it between Create and Start. Does so once. It goes on when the returned future is
     /// dropped.
     ///
     /// # Errors
@@ -79,7 +79,14 @@ impl Network {
             }
             let result = network.plug_new(&machine, &agent).await;
             match &result {
-                Ok(()) => *complete = true,
+                Ok(()) => {
+                    *complete = true;
+                    if let Err(error) = network.lead_to_names(&machine).await {
+                        tracing::warn!(
+                            "the name server of the pod's namespace cannot be reached from it: {error}"
+                        );
+                    }
+                }
                 Err(_) => network.unplug_untold(&machine).await,
             }
             result

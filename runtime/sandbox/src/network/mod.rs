@@ -13,6 +13,7 @@
 mod addresses;
 mod guest;
 mod localhost;
+mod names;
 mod record;
 mod redirect;
 mod routes;
@@ -24,13 +25,14 @@ mod wire;
 use std::mem;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use caisson_control::{Limits, NetConfig};
 use caisson_netlink::Netlink;
 use caisson_protocol::agent::Interface;
 
 pub(crate) use self::localhost::Localhost;
+use self::names::Names;
 use self::record::Record;
 pub(crate) use self::record::undo_recorded;
 use self::survey::Found;
@@ -51,6 +53,8 @@ struct Wires {
     wires: Mutex<Vec<Wire>>,
     /// Whether it has been looked at as it is when a container starts. Locked while it is.
     complete: tokio::sync::Mutex<bool>,
+    /// For a namespace with a name server of its own.
+    names: OnceLock<Names>,
 }
 
 /// An interface that is connected.
@@ -113,6 +117,7 @@ impl Network {
             record,
             wires: Mutex::default(),
             complete: tokio::sync::Mutex::new(false),
+            names: OnceLock::new(),
         })))
     }
 

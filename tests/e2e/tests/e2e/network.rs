@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -251,6 +252,55 @@ fn what_comes_between_create_and_start_is_plugged() {
         &["10.3.0.2/24", "default via 10.3.0.1 dev eth0"],
     );
     assert_shows(&run("busybox ping -c 1 10.3.0.2"), &[" 0% packet loss"]);
+}
+
+/// Answers what is asked about any name with one address, for IPv4 (RFC 1035 §4.1).
+fn answer_names(socket: &UdpSocket, is_over: &AtomicBool) {
+    const FOUND: [u8; 8] = [0x81, 0x80, 0, 1, 0, 1, 0, 0];
+    const NOTHING: [u8; 8] = [0x81, 0x80, 0, 1, 0, 0, 0, 0];
+    /// Of the name asked for, type A, class IN, for a minute: 10.9.8.7.
+    const ADDRESS: [u8; 16] = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 9, 8, 7];
+    let pause = Duration::from_millis(200);
+    socket.set_read_timeout(Some(pause)).unwrap();
+    let mut question = [0; 512];
+    while !is_over.load(Ordering::Relaxed) {
+        let Ok((length, from)) = socket.recv_from(&mut question) else {
+            continue;
+        };
+        let (id, asked) = (&question[..2], &question[12..length]);
+        let is_ipv4 = asked.ends_with(&[0, 1, 0, 1]);
+        let answer = match is_ipv4 {
+            true => [id, &FOUND, &[0, 0], asked, &ADDRESS].concat(),
+            false => [id, &NOTHING, &[0, 0], asked].concat(),
+        };
+        socket.send_to(&answer, from).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs the testbed: cargo verify"]
+fn the_name_server_of_the_namespace_is_that_of_the_guest() {
+    /// Where docker has it.
+    const SERVER: &str = "127.0.0.11";
+    let _machine = CleanMachine::watch();
+    let pod = namespace();
+    let socket = pod.enter(|| UdpSocket::bind((SERVER, 53)).unwrap());
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let answering = scope.spawn(|| answer_names(&socket, &is_over));
+        let container = start(&pod, "asking", "sleep 1000");
+        // Not asserted here, so that the other thread ends in any case.
+        let asked = ["one", "two"].map(|name| {
+            let found = container.exec(&["nslookup", name, SERVER]).finish();
+            (name, found.text())
+        });
+        drop(container);
+        is_over.store(true, Ordering::Relaxed);
+        answering.join().unwrap();
+        for (name, found) in asked {
+            assert!(found.contains("10.9.8.7"), "{name}: {found}");
+        }
+    });
 }
 
 #[test]
