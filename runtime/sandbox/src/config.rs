@@ -11,7 +11,7 @@
 //! vcpus = 1                 # for a pod without a CPU limit, 1 to 32
 //! memory_mib = 256          # for a pod without a memory limit, 64 to 1048576
 //! max_vcpus = 8             # a running pod may grow to this; not set by default
-//! max_memory_mib = 4096     # likewise
+//! max_memory_mib = 4096     # likewise; as much as the host has by default
 //! kernel_parameters = ""    # appended to the guest's command line
 //!
 //! [jail]
@@ -82,8 +82,8 @@ pub struct Config {
     /// vCPUs to which a running machine may grow, 1 to [`MAX_VCPUS`]; without, it keeps those with
     /// which it was booted.
     pub max_vcpus: Option<u8>,
-    /// Memory in MiB to which a running machine may grow, to [`MAX_MEMORY_MIB`]; without, it keeps
-    /// what it was booted with.
+    /// Memory in MiB to which a running machine may grow, to [`MAX_MEMORY_MIB`]; without, as much as the
+    /// host has. One that was booted with more keeps that.
     pub max_memory_mib: Option<u32>,
     /// Appended to the command line of the guest's kernel.
     pub kernel_parameters: String,

@@ -5,7 +5,9 @@
 //! enforced by the guest's cgroups. Without limits the configuration's defaults hold.
 //!
 //! A machine that runs can grow to the configuration's most: when the limits of its containers
-//! together are beyond the size it was booted with, and back to that when they are not any more.
+//! together are beyond the size it was booted with, and back to that when they are not any more. Unless
+//! the configuration says otherwise, its memory can become the host's: that costs nothing before it happens,
+//! and what the pod may have is for those to say who give it limits.
 
 use std::collections::HashMap;
 
@@ -23,6 +25,9 @@ const GRANULE_MIB: u64 = 2;
 /// Memory is added to a machine out of a region that is made of pieces of this size.
 const HOTPLUG_MIB: u32 = 128;
 const MIB: u64 = 1024 * 1024;
+/// What a machine's memory grows to at most on a host with more: with what it is booted with, within the
+/// 2^40 addresses that every KVM can give a guest (AMD64 manual, volume 2, table of physical address sizes).
+const MOST_OF_HOST_MIB: u32 = 512 * 1024;
 
 // What containerd's CRI plug-in says of the whole pod; it sets them on the sandbox container.
 const SANDBOX_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
@@ -64,10 +69,8 @@ impl VmSize {
     /// The most that a machine booted with `self` can have.
     #[must_use]
     pub fn most(self, config: &Config) -> Self {
-        let more = config
-            .max_memory_mib
-            .unwrap_or_default()
-            .saturating_sub(self.memory_mib);
+        let most = config.max_memory_mib.unwrap_or_else(memory_of_host_mib);
+        let more = most.saturating_sub(self.memory_mib);
         Self {
             vcpus: config.max_vcpus.unwrap_or_default().max(self.vcpus),
             memory_mib: self.memory_mib + more / HOTPLUG_MIB * HOTPLUG_MIB,
@@ -99,6 +102,13 @@ impl VmSize {
             memory_mib: self.memory_mib.max(memory_mib),
         }
     }
+}
+
+/// The host's memory, as far as a machine can have it.
+fn memory_of_host_mib() -> u32 {
+    let host = rustix::system::sysinfo();
+    let bytes = u64::from(host.totalram).saturating_mul(u64::from(host.mem_unit));
+    u32::try_from(bytes / MIB).map_or(MOST_OF_HOST_MIB, |mib| mib.min(MOST_OF_HOST_MIB))
 }
 
 /// The limits of a container by which its machine is sized. What is not set is `None` or, as in the

@@ -138,9 +138,24 @@ fn the_most_is_what_the_configuration_says_and_never_less_than_at_boot() {
         let most = boot.most(&config);
         (most.vcpus, most.memory_mib)
     };
-    assert_eq!(most(None, None), (2, 300));
+    assert_eq!(most(None, Some(64)), (2, 300));
     assert_eq!(most(Some(1), Some(128)), (2, 300));
     assert_eq!(most(Some(8), Some(600)), (8, 300 + 256));
+}
+
+#[test]
+fn memory_grows_to_that_of_the_host_unless_the_configuration_says_otherwise() {
+    let boot = VmSize {
+        vcpus: 1,
+        memory_mib: 64,
+    };
+    let most = boot.most(&Config::default());
+    assert_eq!(most.vcpus, 1);
+    let table = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let kib = table.lines().next().unwrap().split_whitespace().nth(1);
+    let host = kib.unwrap().parse::<u32>().unwrap() / 1024;
+    let expected = 64 + (host.min(512 << 10) - 64) / 128 * 128;
+    assert_eq!(most.memory_mib, expected);
 }
 
 #[test]

@@ -120,7 +120,7 @@ fn limits_change_while_the_container_runs() {
 #[ignore = "needs the testbed: cargo verify"]
 fn the_machine_grows_with_the_limits_of_its_container() {
     let _machine = CleanMachine::watch();
-    let _settings = Settings::write("[vm]\nmax_vcpus = 2\nmax_memory_mib = 768\n");
+    let _settings = Settings::write("[vm]\nmax_vcpus = 2\n");
     let container = Container::start(BUSYBOX, "growing", &["sleep", "1000"]);
     let cpus = || container.exec(&["nproc"]).finish().ok().text();
     let memory = || {

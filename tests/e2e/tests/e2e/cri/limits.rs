@@ -16,7 +16,7 @@ pub(super) const PARENT: &str = "/kubepods-test/pod1";
 fn a_pod_has_the_size_and_the_limits_that_kubernetes_gives_it() {
     let _machine = CleanMachine::watch();
     let Some(cri) = Cri::connect() else { return };
-    let _settings = Settings::write("[vm]\nmax_vcpus = 4\nmax_memory_mib = 1024\n");
+    let _settings = Settings::write("[vm]\nmax_vcpus = 4\n");
     let _parent = Parent::new();
     let size = json!({"linux": {
         "cgroup_parent": PARENT,
