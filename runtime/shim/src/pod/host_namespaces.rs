@@ -16,7 +16,8 @@ const IPC: Shared = ("IPC", "ipc", "hostIPC");
 /// from the host, but not there. A configuration with nothing but a mount namespace asks for nothing
 /// in particular; so does one outside of a Kubernetes pod that leaves out processes or IPC. A container
 /// that joins a pod has the pod's network, which was looked at before there was a pod: one that names
-/// no network asks for nothing in particular either, as in the pods of containerd's tests of shims.
+/// no network asks for nothing in particular either, as in the pods of containerd's tests of shims. Outside
+/// of a pod there is nobody whose processes, IPC or host name could be shared (`docker run --pid container:`).
 ///
 /// # Errors
 /// [`TaskError::Invalid`].
@@ -29,12 +30,28 @@ pub(super) fn check(spec: &Spec, place: &PodPlace) -> Result<(), TaskError> {
             .flatten()
             .any(|namespace| namespace.typ() == wanted)
     };
+    let joins = |wanted: &Type| {
+        listed
+            .into_iter()
+            .flatten()
+            .any(|namespace| namespace.typ() == *wanted && namespace.path().is_some())
+    };
+    let of_a_pod = place.pod().is_some();
+    if !of_a_pod
+        && let Some(joined) = [Type::Pid, Type::Ipc, Type::Uts]
+            .iter()
+            .find(|one| joins(one))
+    {
+        return Err(TaskError::Invalid(format!(
+            "the container is to join the {joined} namespace of another one, which is in a virtual \
+             machine of its own: only the containers of one pod can share it"
+        )));
+    }
     let others = [Type::Network, Type::Pid, Type::Ipc, Type::Uts, Type::Cgroup];
     let has_joined = matches!(place, PodPlace::Member { .. });
     if !others.into_iter().any(has) || has_joined && !has(Type::Network) {
         return Ok(());
     }
-    let of_a_pod = place.pod().is_some();
     let shared = if !has(Type::Network) {
         NETWORK
     } else if of_a_pod && !has(Type::Pid) {

@@ -50,3 +50,25 @@ fn who_joins_a_pod_has_its_network_without_naming_it() {
     let message = refused(&["mount", "network", "ipc"], &member).unwrap();
     assert!(message.contains("hostPID"), "{message}");
 }
+
+#[test]
+fn the_processes_ipc_and_host_name_of_a_container_elsewhere_cannot_be_joined() {
+    let joining = |name: &str, place: &PodPlace| {
+        let spec = json!({"ociVersion": "1.1.0", "linux": {"namespaces": [
+            {"type": "mount"}, {"type": "network", "path": "/proc/7/ns/net"}, {"type": "pid"}, {"type": "ipc"},
+            {"type": name, "path": format!("/proc/7/ns/{name}")},
+        ]}});
+        let spec = serde_json::from_value(spec).unwrap();
+        check(&spec, place).err().map(|error| error.to_string())
+    };
+    for name in ["pid", "ipc", "uts"] {
+        let message = joining(name, &PodPlace::Outside).unwrap();
+        assert!(
+            message.contains(&format!("the {name} namespace of another one")),
+            "{message}"
+        );
+        let member = PodPlace::Member { pod: "p".into() };
+        assert_eq!(joining(name, &member), None);
+    }
+    assert_eq!(joining("network", &PodPlace::Outside), None);
+}
