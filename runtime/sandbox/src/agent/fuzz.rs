@@ -26,7 +26,7 @@ use crate::machine::Machine;
 /// Longer than any call may take on a clock that nobody waits for.
 const FOR_EVER: Duration = Duration::from_secs(1_000_000);
 /// What `cargo test` plays.
-const ROUNDS: u64 = 150;
+const ROUNDS: u64 = 40;
 /// Things that the agent does in a round.
 const STEPS: u64 = 40;
 /// Most calls of a round.

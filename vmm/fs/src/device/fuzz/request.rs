@@ -226,13 +226,19 @@ impl Known {
             24 => (node, body.bytes(&attribute(random))),
             25 => (opened, body.u64s(&[handle, 0, random.number()])),
             26 => {
-                let body = body.u32s(&[random.pick(&[7, 7, 7, 6, 8, u32::MAX])]);
-                let body = body.u32s(&[random.pick(&[38, 38, 26, 0]), random.number() as u32]);
-                (
-                    0,
-                    body.u32s(&[random.next() as u32, random.next() as u32])
-                        .zeros(44),
-                )
+                let versions = [
+                    random.pick(&[7, 7, 7, 6, 8, u32::MAX]),
+                    random.pick(&[38, 38, 26, 0]),
+                ];
+                let mut offered = random.next() as u32;
+                if !random.one_in(50) {
+                    // FUSE_SUBMOUNTS, without which the library grumbles.
+                    offered |= 1 << 27;
+                }
+                let body = body
+                    .u32s(&versions)
+                    .u32s(&[random.number() as u32, offered]);
+                (0, body.u32s(&[random.next() as u32]).zeros(44))
             }
             34 => (
                 node,
