@@ -21,7 +21,7 @@ use caisson_fuzz::{Played, Random, run};
 use rustix::fs::{Mode, OFlags, RawDir, XattrFlags};
 
 use self::driver::{Driver, Outcome};
-use self::request::{CARRIED_OUT, Known, Request};
+use self::request::{ANSWERED, CARRIED_OUT, Known, Request};
 use self::shared::Shared;
 use super::{ANSWER_HEADER, DeviceError, UNANSWERED};
 use crate::ring::RingError;
@@ -203,7 +203,14 @@ impl Guest {
         let room = random.pick(&[4096, 4112, 4112, 70_000]);
         let queue = usize::from(!random.one_in(8));
         let outcome = self.driver.exchange(random, (queue, false), &bytes, room);
-        let Outcome::Used(answer) = went_on(outcome)? else {
+        let outcome = went_on(outcome);
+        let what = request.operation;
+        assert!(
+            outcome.is_some() || !ANSWERED.contains(&what),
+            "operation {what} ended the server: {:?}",
+            request.body
+        );
+        let Outcome::Used(answer) = outcome? else {
             return Some(());
         };
         if UNANSWERED.contains(&request.operation) || answer.is_empty() {

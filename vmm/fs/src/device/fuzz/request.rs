@@ -68,6 +68,12 @@ pub(super) const CARRIED_OUT: [u32; 34] = [
     29, 30, 34, 35, 43, 44, 45, 46, 47,
 ];
 
+/// The operations without names and lengths in them: where all of the request is there, and room for
+/// an answer, they are answered, whatever their fields say.
+pub(super) const ANSWERED: [u32; 19] = [
+    3, 4, 5, 14, 15, 17, 18, 20, 25, 27, 28, 29, 30, 34, 43, 44, 46, 47, 50,
+];
+
 /// What the flags of open(2) are made of.
 const OPEN_FLAGS: [i32; 10] = [
     libc::O_WRONLY,
