@@ -7,6 +7,7 @@
 
 mod message;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -37,25 +38,32 @@ const LONGEST: usize = 4500;
 /// and what becomes of them when they are decoded. An agent sends much more than that.
 const PAGES: u64 = (768 << 20) / 4096;
 
+/// The ways in which the calls of the fixed rounds end: with an answer, with what the agent says went
+/// wrong, of four kinds, and without an answer in time.
+const WAYS: usize = 6;
+
 type Call = JoinHandle<Result<(), SandboxError>>;
 
 #[test]
 fn answers() {
     let before = resident();
-    run("answers", ROUNDS, |random| {
+    let mut ends = BTreeSet::new();
+    let played = run("answers", ROUNDS, |random| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
             .build()
             .unwrap();
-        runtime.block_on(round(random));
+        ends.append(&mut runtime.block_on(round(random)));
         drop(runtime);
         let now = resident();
         assert!(now < before + PAGES, "{before} pages, now {now}");
     });
+    assert!(!played.fixed || ends.len() == WAYS, "only {ends:?}");
 }
 
-async fn round(random: &mut Random) {
+/// Plays a round; gives the ways in which its calls have ended.
+async fn round(random: &mut Random) -> BTreeSet<String> {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let machine = Arc::new(Machine::without_processes());
     let agent = Agent::over(ours, machine.clone());
@@ -84,16 +92,26 @@ async fn round(random: &mut Random) {
         tokio::time::sleep(LONG * 2).await;
     }
     drop(peer);
+    let mut ends = BTreeSet::new();
     for call in calls {
         let ended = timeout(FOR_EVER, call)
             .await
             .expect("a call without an end");
-        if let Err(error) = ended.unwrap() {
-            let said = error.to_string();
-            assert!(said.len() < LONGEST, "{} bytes: {said}", said.len());
-            assert!(!said.contains(char::is_control), "{said:?}");
-        }
+        let Err(error) = ended.unwrap() else {
+            ends.insert("answered".to_owned());
+            continue;
+        };
+        let said = error.to_string();
+        assert!(said.len() < LONGEST, "{} bytes: {said}", said.len());
+        assert!(!said.contains(char::is_control), "{said:?}");
+        let late = said.contains("did not answer");
+        ends.insert(format!(
+            "{:?}{}",
+            error.kind(),
+            if late { ", late" } else { "" }
+        ));
     }
+    ends
 }
 
 /// One of the calls, under way.
@@ -167,29 +185,29 @@ impl Peer {
     async fn step(&mut self, random: &mut Random) -> std::io::Result<()> {
         let stream = self.stream(random);
         match random.below(20) {
-            0..9 => {
+            0..11 => {
                 let content = message::answer(random);
                 self.send(random, &frame(stream, ANSWER, 0, &content)).await
             }
-            9 | 10 => {
+            11 if random.one_in(3) => {
                 let flags = random.next() as u8;
                 let content = message::nonsense(random);
                 self.send(random, &frame(stream, ANSWER, flags, &content))
                     .await
             }
-            11 => {
+            12 if random.one_in(3) => {
                 let depth = message::depth(random);
                 self.send(random, &frame(stream, ANSWER, 0, &depth)).await
             }
             // More than an answer may have, and less than it says.
-            12 => {
-                let length = random.pick(&[(4 << 20) + 1, 5 << 20, 1 << 24, u32::MAX]);
-                let there = random.pick(&[0, 100, 5 << 20]);
+            13 if random.one_in(3) => {
+                let length = random.pick(&[5 << 20, 5 << 20, (4 << 20) + 1, 1 << 24, u32::MAX]);
+                let there = random.pick(&[0, 5 << 20, 5 << 20]);
                 self.send(random, &framed(length, stream, ANSWER, 0, &vec![0; there]))
                     .await?;
                 self.end(random, there as u64 == u64::from(length)).await
             }
-            13 => {
+            19 if random.one_in(8) => {
                 let length = random.number() as u32;
                 let kept = random.index(100);
                 let content = vec![b'x'; kept];
@@ -223,7 +241,7 @@ impl Peer {
             16 if random.one_in(3) => {
                 let kind = random.pick(&[1, 3, 3, 3, 0, 4, 0x7f, 0xff]);
                 let flags = random.pick(&[0, 0, 1, 2, 4, 7, 0xff]);
-                let content = vec![b'x'; random.pick(&[0, 1, 1000, 1 << 20])];
+                let content = vec![b'x'; random.pick(&[0, 1, 1000, 1000, 1 << 17])];
                 let times = random.pick(&[1, 200]);
                 self.sent_something_else = true;
                 for _ in 0..times {

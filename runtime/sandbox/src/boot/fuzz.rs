@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::{START, check, read_hello};
 
 /// What `cargo test` plays.
-const ROUNDS: u64 = 300;
+const ROUNDS: u64 = 40;
 /// Hellos of a round.
 const STEPS: u64 = 20;
 /// Longest error: two lines of 1024 characters of up to four bytes, and our own words.

@@ -32,22 +32,23 @@ pub(super) fn answer(random: &mut Random) -> Vec<u8> {
     let mut response = Response::new();
     match random.below(8) {
         0 => {}
-        1 => {
+        1 | 2 => {
             let mut status = Status::new();
             status.set_code(random.pick(&[
                 Code::OK,
+                Code::NOT_FOUND,
                 Code::NOT_FOUND,
                 Code::INTERNAL,
                 Code::UNAVAILABLE,
             ]));
             let text = random.pick(&["no such thing", "\x1b[2J\n\0", "\u{202e}ok", ""]);
-            status.set_message(text.repeat(random.pick(&[1, 1, 500, 100_000])));
+            status.set_message(text.repeat(random.pick(&[1, 1, 1, 1, 500, 20_000])));
             response.set_status(status);
         }
         _ => response.payload = payload(random),
     }
     let mut bytes = response.write_to_bytes().unwrap();
-    for _ in 0..random.pick(&[0, 0, 0, 1, 3]) {
+    for _ in 0..random.pick(&[0, 0, 0, 0, 0, 0, 0, 3]) {
         if !bytes.is_empty() {
             let at = random.index(bytes.len());
             bytes[at] = random.next() as u8;
@@ -65,7 +66,7 @@ fn payload(random: &mut Random) -> Vec<u8> {
             ..Default::default()
         }),
         1 => {
-            let count = random.pick(&[0, 3, 1000, 500_000]);
+            let count = random.pick(&[0, 3, 3, 3, 100, 100, 1000, 500_000]);
             Box::new(ListProcessesResponse {
                 pids: vec![random.number() as u32; count],
                 ..Default::default()
@@ -81,7 +82,8 @@ fn payload(random: &mut Random) -> Vec<u8> {
             ..Default::default()
         }),
         4 => Box::new(stats(random)),
-        _ => return nonsense(random),
+        _ if random.one_in(4) => return nonsense(random),
+        _ => return Vec::new(),
     };
     message.write_to_bytes_dyn().unwrap()
 }
@@ -96,7 +98,7 @@ fn stats(random: &mut Random) -> StatsResponse {
         memory.stat.insert(name, random.number());
     }
     // An empty one takes two bytes here, and many more when it is decoded.
-    let devices = random.pick(&[0, 2, 100, 500_000]);
+    let devices = random.pick(&[0, 2, 2, 2, 2, 100, 100, 500_000]);
     StatsResponse {
         cpu: Some(CpuStat {
             usage_usec: random.number(),
@@ -150,7 +152,7 @@ pub(super) fn nonsense(random: &mut Random) -> Vec<u8> {
 
 /// Groups or messages in one another, or as many numbers of fields as fit.
 pub(super) fn depth(random: &mut Random) -> Vec<u8> {
-    let times = random.pick(&[10, 99, 101, 10_000, 400_000]);
+    let times = random.pick(&[10, 99, 101, 1000, 400_000]);
     let opening = match random.below(3) {
         // A group with a number that nobody knows, and one of the answer's own.
         0 => vec![0xfb, 0x03],
