@@ -7,7 +7,11 @@
 //!
 //! In `cargo test` a target plays a fixed number of rounds from a fixed seed. `cargo fuzz` plays
 //! others for a given time, with overflow checks and debug assertions on.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "only tests use it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "only tests use it"
+)]
 
 mod random;
 mod run;
