@@ -3,6 +3,10 @@
 //! Every call but `Wait` has a deadline, and every call ends when the machine does. What the agent
 //! answers is hostile: codes are mapped, texts are cut.
 
+mod answers;
+#[cfg(test)]
+mod fuzz;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +19,7 @@ use ttrpc::asynchronous::Client;
 use ttrpc::asynchronous::transport::Socket;
 use ttrpc::context::Context;
 
+use self::answers::OnlyAnswers;
 use crate::connection;
 use crate::machine::Machine;
 use crate::{ErrorKind, SandboxError, guest_text};
@@ -41,11 +46,16 @@ impl Agent {
     /// # Errors
     /// [`ErrorKind::Unavailable`] when it does not accept.
     pub(crate) async fn connect(machine: Arc<Machine>) -> Result<Self, SandboxError> {
-        let stream: UnixStream = connection::open(&machine, AGENT_PORT).await?;
-        Ok(Self {
-            client: AgentClient::new(Client::new(Socket::new(stream))),
+        let stream = connection::open(&machine, AGENT_PORT).await?;
+        Ok(Self::over(stream, machine))
+    }
+
+    fn over(stream: UnixStream, machine: Arc<Machine>) -> Self {
+        let client = Client::new(Socket::new(OnlyAnswers::new(stream)));
+        Self {
+            client: AgentClient::new(client),
             machine,
-        })
+        }
     }
 
     /// Makes a call that must be answered within `limit`; `what` names it in errors.

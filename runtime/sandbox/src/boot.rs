@@ -262,6 +262,8 @@ async fn no_hello(machine: &Machine, config: &Config, problem: String) -> Sandbo
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests {
     use std::path::Path;
 

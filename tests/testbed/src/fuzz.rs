@@ -1,7 +1,7 @@
-//! `cargo fuzz`: the fuzz targets of the VMM, for as long as one likes.
+//! `cargo fuzz`: the fuzz targets of what reads a guest's bytes, for as long as one likes.
 //!
-//! They are tests of `caisson-vmm` that play other rounds when the environment asks for it; see
-//! `vmm/machine/src/fuzz.rs`.
+//! They are tests of [`PACKAGES`] that play other rounds when the environment asks for it; see
+//! `tests/fuzz`.
 
 use std::process::{ExitCode, Stdio};
 
@@ -22,6 +22,9 @@ pub(crate) struct FuzzArguments {
     /// The only target to run.
     target: Option<String>,
 }
+
+/// Where the targets are: below modules `fuzz` of the packages' libraries.
+const PACKAGES: [&str; 3] = ["caisson-vmm", "caisson-fs", "caisson-sandbox"];
 
 /// How long each target runs unless something else is asked for.
 const SECONDS: u64 = 60;
@@ -88,16 +91,13 @@ fn name(test: &str) -> &str {
     test.rsplit("::").next().unwrap_or(test)
 }
 
-/// The test program, built to be fast and with overflow checks; arguments for it can follow.
+/// The test programs, one after the other, built to be fast and with overflow checks; arguments for
+/// them can follow.
 fn tests() -> std::process::Command {
-    cargo(&[
-        "test",
-        "--quiet",
-        "--profile",
-        "fuzz",
-        "--package",
-        "caisson-vmm",
-        "--lib",
-        "--",
-    ])
+    let mut arguments = vec!["test", "--quiet", "--no-fail-fast", "--profile", "fuzz"];
+    for package in PACKAGES {
+        arguments.extend(["--package", package]);
+    }
+    arguments.extend(["--lib", "--"]);
+    cargo(&arguments)
 }

@@ -444,3 +444,6 @@ impl VhostUserBackendReqHandlerMut for Device {
         Err(UNSUPPORTED)
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -17,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Descriptors the program needs for itself, of the number that it may open. Only a few dozen
 /// really: sockets, eventfds, one for each region of guest memory.
-const RESERVED: u64 = 128;
+pub(crate) const RESERVED: u64 = 128;
 
 /// Opens the root directory as a file system; `open_files` is how many files may be open.
 ///

@@ -29,6 +29,9 @@ const ROOTFS: &CStr = c"rootfs";
 /// Bits of a number that the guest gets. The library counts from 1 and does not come so far.
 const PRIVATE: u64 = 1 << 62;
 const TOP: u64 = 1 << 61;
+/// For tests that change them.
+#[cfg(test)]
+pub(crate) const NUMBER_BITS: [u64; 2] = [PRIVATE, TOP];
 
 /// As good as for ever: the guest's kernel keeps the account of what it has changed itself.
 const LONG: Duration = Duration::from_secs(24 * 60 * 60);
@@ -110,6 +113,14 @@ fn absent() -> Entry {
         attr: Attr::default(),
         attr_timeout: LONG,
         entry_timeout: LONG,
+    }
+}
+
+/// A place in a file as the kernel counts it. The library takes it for granted that it is one.
+fn place(offset: u64) -> io::Result<u64> {
+    match i64::try_from(offset) {
+        Ok(_) => Ok(offset),
+        Err(_) => Err(io::Error::from_raw_os_error(libc::EINVAL)),
     }
 }
 
@@ -277,7 +288,7 @@ impl FileSystem for PrivateRoots {
         owner: Option<u64>,
         flags: u32,
     ) -> io::Result<usize> {
-        let inode = plain(inode);
+        let (inode, offset) = (plain(inode), place(offset)?);
         self.0
             .read(context, inode, handle, writer, size, offset, owner, flags)
     }
@@ -295,7 +306,7 @@ impl FileSystem for PrivateRoots {
         kill_priv: bool,
         flags: u32,
     ) -> io::Result<usize> {
-        let inode = plain(inode);
+        let (inode, offset) = (plain(inode), place(offset)?);
         self.0.write(
             context, inode, handle, reader, size, offset, owner, delayed, kill_priv, flags,
         )

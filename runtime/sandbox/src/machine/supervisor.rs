@@ -575,3 +575,7 @@ impl Supervisor {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "supervisor_fake.rs"]
+mod fake;

@@ -38,23 +38,27 @@ fn answer(socket: &mut UnixStream, lie: &str) -> std::io::Result<()> {
     match lie {
         "answers-nobody" => {
             for other in 0..3000 {
-                for kind in [REQUEST, RESPONSE, DATA, 0x7f] {
-                    send(frame(stream + 1 + other, kind, &[b'x'; 100]))?;
-                }
+                send(frame(stream + 1 + other, RESPONSE, &[b'x'; 100]))?;
             }
             send(frame(0, RESPONSE, &[]))?;
             send(frame(u32::MAX, RESPONSE, &[]))?;
             send(frame(stream, RESPONSE, &[]))
         }
         "answers-twice" => {
-            send(frame(stream, DATA, &[]))?;
             for _ in 0..1000 {
-                send(frame(stream, DATA, &[b'x'; 1000]))?;
                 send(frame(stream, RESPONSE, &[]))?;
+                send(frame(stream, RESPONSE, &[b'x'; 1000]))?;
             }
             Ok(())
         }
         "answers-too-much" => send(frame(stream, RESPONSE, &vec![b'x'; 5 << 20])),
+        "answers-with-a-part" => send(frame(stream, DATA, &[])),
+        "answers-a-later-call-with-parts" => {
+            for _ in 0..3000 {
+                send(frame(stream + 2, DATA, &[b'x'; 1000]))?;
+            }
+            Ok(())
+        }
         "answers-with-a-request" => send(frame(stream, REQUEST, &[])),
         "answers-with-another-type" => send(frame(stream, 0x7f, &[])),
         "answers-nonsense" => send(frame(stream, RESPONSE, &[0xff; 100])),

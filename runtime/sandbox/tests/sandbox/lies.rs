@@ -38,7 +38,9 @@ fn answers_that_nobody_waits_for_are_dropped() {
 
 #[test]
 fn an_answer_that_cannot_be_ends_the_call_and_the_machine_with_a_sentence() {
-    const LIES: [&str; 9] = [
+    const LIES: [&str; 11] = [
+        "answers-with-a-part",
+        "answers-a-later-call-with-parts",
         "answers-with-a-request",
         "answers-with-another-type",
         "answers-nonsense",

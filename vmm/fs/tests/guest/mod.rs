@@ -12,13 +12,11 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::Ordering;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{CWD, MemfdFlags, Mode, OFlags};
-use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::fs::MemfdFlags;
 use vhost::vhost_user::message::VhostUserHeaderFlag;
 use vhost::vhost_user::{Frontend, VhostUserFrontend, VhostUserProtocolFeatures};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -26,6 +24,10 @@ use vm_memory::{
     Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap,
 };
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+mod shared;
+
+pub use shared::{Shared, mount_tmpfs};
 
 const MEMORY: usize = 4 << 20;
 const QUEUE_SIZE: u16 = 8;
@@ -38,61 +40,6 @@ const PATIENCE: Timespec = Timespec {
     tv_sec: 20,
     tv_nsec: 0,
 };
-
-/// A directory that is a shared mount in a mount namespace of this thread only.
-pub struct Shared {
-    place: tempfile::TempDir,
-    path: PathBuf,
-}
-
-impl Shared {
-    /// `None`, with the reason printed, where the test has not the privileges of root.
-    pub fn new() -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
-            println!("skipped: mounting takes root");
-            return None;
-        }
-        let place = tempfile::tempdir().unwrap();
-        // Something next to the shared directory that nobody may reach.
-        std::fs::write(place.path().join("outside"), "untouched").unwrap();
-        let path = place.path().join("shared");
-        std::fs::create_dir(&path).unwrap();
-        // SAFETY: the table of descriptors stays shared.
-        let unshared =
-            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) };
-        if let Err(error) = unshared {
-            println!("skipped: no mount namespace of its own: {error}");
-            return None;
-        }
-        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-        rustix::mount::mount_change("/", private).unwrap();
-        mount_tmpfs(&path);
-        rustix::mount::mount_change(&path, MountPropagationFlags::SHARED).unwrap();
-        Some(Self { place, path })
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Whether what lies next to the directory is as it was.
-    pub fn surroundings_are_untouched(&self) -> bool {
-        let outside = std::fs::read(self.place.path().join("outside")).unwrap();
-        let entries = std::fs::read_dir(self.place.path()).unwrap().count();
-        outside == b"untouched" && entries == 2
-    }
-
-    pub fn open(&self) -> OwnedFd {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::openat(CWD, &self.path, flags, Mode::empty()).unwrap()
-    }
-}
-
-/// A new file system on `path`.
-pub fn mount_tmpfs(path: &Path) {
-    let none: Option<&std::ffi::CStr> = None;
-    rustix::mount::mount("tmpfs", path, "tmpfs", MountFlags::empty(), none).unwrap();
-}
 
 /// The server's process.
 pub struct Server(pub Child);

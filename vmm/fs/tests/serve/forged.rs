@@ -156,6 +156,23 @@ fn lengths_that_lie_cost_no_memory() {
     pair.finish();
 }
 
+/// Found by `cargo fuzz`: the library counts on a place that is at most 2^63-1.
+#[test]
+fn what_is_read_or_written_where_no_file_reaches_is_refused() {
+    let Some(shared) = Shared::new() else { return };
+    fs::write(shared.path().join("file"), "content").unwrap();
+    let (_server, mut guest) = serve(&shared);
+    let file = guest.lookup(ROOT, "file").unwrap();
+    let handle = guest.open(file.node, libc::O_RDWR).unwrap();
+    for place in [i64::MAX as u64 + 1, u64::MAX] {
+        let read = longs(&[handle, place, 100, 0, 0]);
+        assert_eq!(guest.ask(15, file.node, &read).error, libc::EINVAL);
+        let write = [longs(&[handle, place, 5, 0, 0]), b"hello".to_vec()].concat();
+        assert_eq!(guest.ask(16, file.node, &write).error, libc::EINVAL);
+    }
+    assert_eq!(guest.read(file.node, handle), b"content");
+}
+
 impl Pair<'_> {
     /// Makes sure that the server has at no time had the memory that it was told to need.
     fn grew_by_little(&self, what: &str) {

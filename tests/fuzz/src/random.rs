@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::run::Progress;
+use crate::run::Progress;
 
 /// A generator of numbers: splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number
 /// generators, 2014). Every seed gives another sequence, and neighbouring seeds unrelated ones.
-pub(crate) struct Random {
+pub struct Random {
     state: u64,
     progress: Arc<Progress>,
 }
@@ -21,12 +21,13 @@ impl Random {
     }
 
     /// Says that the next step begins: shows that the round is alive, and which step fails.
-    pub(crate) fn step(&self) {
+    pub fn step(&self) {
         self.progress.step();
     }
 
     /// Any number.
-    pub(crate) fn next(&mut self) -> u64 {
+    #[allow(clippy::should_implement_trait, reason = "it has no end")]
+    pub fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut value = self.state;
         value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -35,39 +36,48 @@ impl Random {
     }
 
     /// A number from 0 to `limit - 1`.
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+    ///
+    /// # Panics
+    /// Without any number below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
     /// An index of something of this length.
-    pub(crate) fn index(&mut self, length: usize) -> usize {
+    pub fn index(&mut self, length: usize) -> usize {
         self.below(length as u64) as usize
     }
 
     /// True once in `times`.
-    pub(crate) fn one_in(&mut self, times: u64) -> bool {
+    pub fn one_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
 
     /// One of `choices`.
-    pub(crate) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+    ///
+    /// # Panics
+    /// Without any.
+    pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.index(choices.len())]
     }
 
     /// One of `choices`, the others are dropped.
-    pub(crate) fn pick_of<T, const N: usize>(&mut self, choices: [T; N]) -> T {
+    ///
+    /// # Panics
+    /// Without any.
+    pub fn pick_of<T, const N: usize>(&mut self, choices: [T; N]) -> T {
         let which = self.index(N);
         choices.into_iter().nth(which).unwrap()
     }
 
     /// `length` bytes.
-    pub(crate) fn bytes(&mut self, length: usize) -> Vec<u8> {
+    pub fn bytes(&mut self, length: usize) -> Vec<u8> {
         (0..length).map(|_| self.next() as u8).collect()
     }
 
     /// A number of the kind that breaks things: small, next to a power of two, close to the end
     /// of a type, or any.
-    pub(crate) fn number(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         let power = 1u64 << self.below(64);
         match self.below(6) {
             0 | 1 => self.below(20),

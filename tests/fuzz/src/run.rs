@@ -57,8 +57,22 @@ impl Progress {
     }
 }
 
-/// Plays `rounds` rounds of `target`, or those that the environment asks for.
-pub(crate) fn run(target: &'static str, rounds: u64, mut round: impl FnMut(&mut Random)) {
+/// What was played.
+#[derive(Debug, Clone, Copy)]
+pub struct Played {
+    /// How many rounds.
+    pub rounds: u64,
+    /// Whether they are those that `cargo test` plays, of which a target can say what they reach.
+    pub fixed: bool,
+}
+
+/// Plays `rounds` rounds of `target`, or those that the environment asks for: for
+/// `CAISSON_FUZZ_SECONDS` seconds, from `CAISSON_FUZZ_SEED` on or only that.
+///
+/// # Panics
+/// When a round does, and for numbers that are none. A step that does not end within a minute aborts
+/// the process.
+pub fn run(target: &'static str, rounds: u64, mut round: impl FnMut(&mut Random)) -> Played {
     let plan = Plan::from_environment(rounds);
     let progress = Arc::new(Progress::default());
     let _watchdog = Watchdog::start(target, Arc::clone(&progress));
@@ -84,6 +98,10 @@ pub(crate) fn run(target: &'static str, rounds: u64, mut round: impl FnMut(&mut 
             "fuzz target {target}: {played} rounds from seed {first:#x}, {steps} steps"
         );
     }
+    Played {
+        rounds: played,
+        fixed: plan.fixed,
+    }
 }
 
 /// How long to play.
@@ -91,6 +109,7 @@ struct Plan {
     first: u64,
     rounds: u64,
     seconds: Option<Duration>,
+    fixed: bool,
 }
 
 impl Plan {
@@ -102,6 +121,7 @@ impl Plan {
                 first,
                 rounds: 1,
                 seconds,
+                fixed: false,
             },
             (None, Some(_)) => {
                 let mut first = [0; 8];
@@ -110,12 +130,14 @@ impl Plan {
                     first: u64::from_ne_bytes(first),
                     rounds,
                     seconds,
+                    fixed: false,
                 }
             }
             (None, None) => Self {
                 first: FIRST_SEED,
                 rounds,
                 seconds,
+                fixed: true,
             },
         }
     }

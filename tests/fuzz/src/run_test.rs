@@ -25,6 +25,7 @@ fn the_number_of_rounds_or_the_time_ends_a_run() {
         first: 0,
         rounds: 3,
         seconds: None,
+        fixed: false,
     };
     let now = Instant::now();
     assert!(plan.goes_on(2, now));
