@@ -1,6 +1,7 @@
 //! Network namespaces as CNI makes them, and what can be seen of them.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -72,7 +73,7 @@ impl NetworkNamespace {
         let inside = || {
             let namespace = fs::File::open(self.path()).expect("the namespace is there");
             let kind = Some(LinkNameSpaceType::Network);
-            move_into_link_name_space((&namespace).into(), kind).expect("root may enter it");
+            move_into_link_name_space(namespace.as_fd(), kind).expect("root may enter it");
             work()
         };
         thread::scope(|scope| scope.spawn(inside).join()).expect("it works")
