@@ -32,7 +32,6 @@ use crate::devices::vsock::{Vsock, VsockConnector};
 use crate::events::EventSender;
 use crate::io_thread::IoThread;
 use crate::memory::{Backing, GuestRam};
-use crate::pci::host_bridge::HostBridge;
 use crate::pci::msix::MessageRouter;
 use crate::pci::posted::PostedWrites;
 use crate::pci::pvpanic::Pvpanic;
@@ -72,6 +71,8 @@ pub(crate) struct Machine {
     /// Devices that came from the shim, by slot.
     plugged: BTreeMap<u8, DeviceConfig>,
     tail: Tail,
+    /// Whether KVM may keep writes to a device that is put on the bus: until the guest runs.
+    posts_writes: bool,
 }
 
 impl Machine {
@@ -123,9 +124,11 @@ impl Machine {
         vm.connect_pin(&serial_interrupt, serial::INTERRUPT)?;
         let serial = SerialPort::new(serial_interrupt, console.clone());
         let mut pci = PciRoot::new();
+        let mut posts_writes = false;
         if let Some(vcpu) = vcpus.first()
             && vm.post_writes(ADDRESS_PORT)?
         {
+            posts_writes = true;
             let posted =
                 PostedWrites::new(vcpu).map_err(resources("mapping the writes KVM keeps"))?;
             pci.set_posted(posted);
@@ -162,11 +165,14 @@ impl Machine {
             sizing: Sizing::default(),
             plugged: BTreeMap::new(),
             tail,
+            posts_writes,
         };
         machine.populate(present)?;
         for device in &config.devices {
             machine.plug(device, &mut files.devices)?;
         }
+        // Later it would hold up the vCPUs, and it is not among what the thread may ask of KVM then.
+        machine.posts_writes = false;
         for vcpu in vcpus {
             machine.start_vcpu(vcpu)?;
         }
@@ -368,10 +374,10 @@ impl Machine {
     fn populate(&mut self, devices: Vec<Box<dyn Device>>) -> Result<(), BootError> {
         let mut pci = self.bus.pci();
         let slot = pci.free_slot()?;
-        pci.put(slot, Box::new(HostBridge::new()));
-        let slot = pci.free_slot()?;
         let events = self.environment.events.clone();
-        pci.put(
+        // Before the agent is there, a panic is known by what is said on the console, and the scan of
+        // the bus, 79 accesses for each function, is spared. The agent looks for what is new anyway.
+        pci.put_hidden(
             slot,
             Box::new(Pvpanic::new(PciRoot::first_bar(slot), events)),
         );
@@ -390,6 +396,12 @@ impl Machine {
         let bar = PciRoot::first_bar(slot);
         let function = VirtioFunction::new(transport, bar, Vm::first_gsi(slot), router)
             .map_err(resources("making the vectors of a device"))?;
+        if self.posts_writes {
+            for registers in function.posted_registers() {
+                self.vm
+                    .post_memory_writes(bar + registers.start..bar + registers.end)?;
+            }
+        }
         self.bus.pci().put(slot, Box::new(function));
         Ok(slot)
     }

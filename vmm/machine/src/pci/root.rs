@@ -1,7 +1,7 @@
 //! The bus itself: configuration accesses by port, memory accesses by address.
 
 use super::Function;
-use super::posted::PostedWrites;
+use super::posted::{Place, PostedWrites};
 use crate::virtio::device::DeviceKind;
 
 /// Port of the address register, 32 bits.
@@ -9,8 +9,10 @@ pub(crate) const ADDRESS_PORT: u16 = 0xcf8;
 /// First of the four ports of the data register.
 pub(crate) const DATA_PORT: u16 = 0xcfc;
 
-/// Most functions on the bus: one in each of the 32 device slots.
-pub(crate) const MAX_FUNCTIONS: usize = 32;
+/// Slots of the bus, each with room for one function.
+pub(crate) const SLOTS: usize = 32;
+/// Most functions on the bus. Slot 0 stays empty: it is the host bridge's, which does not show itself.
+pub(crate) const MAX_FUNCTIONS: usize = SLOTS - 1;
 
 /// Bit of the address register that turns accesses to the data register into configuration cycles.
 const ENABLE: u32 = 1 << 31;
@@ -29,9 +31,11 @@ pub(crate) struct BusFull;
 /// The bus.
 pub(crate) struct PciRoot {
     address: u32,
-    /// Writes to the address register that KVM has kept back.
+    /// Writes that KVM has kept back.
     posted: Option<PostedWrites>,
-    slots: [Option<Box<dyn Function>>; MAX_FUNCTIONS],
+    slots: [Option<Box<dyn Function>>; SLOTS],
+    /// The slot whose function the guest does not see yet.
+    hidden: Option<u8>,
 }
 
 impl PciRoot {
@@ -40,11 +44,13 @@ impl PciRoot {
         Self {
             address: 0,
             posted: None,
-            slots: [const { None }; MAX_FUNCTIONS],
+            slots: [const { None }; SLOTS],
+            hidden: None,
         }
     }
 
-    /// From now on writes to the address register may come by way of `posted`.
+    /// From now on writes to the address register, and to some of the memory, may come by way of
+    /// `posted`.
     pub(crate) fn set_posted(&mut self, posted: PostedWrites) {
         self.posted = Some(posted);
     }
@@ -54,8 +60,11 @@ impl PciRoot {
     /// # Errors
     /// Fails when all are taken.
     pub(crate) fn free_slot(&self) -> Result<u8, BusFull> {
-        let slot = self.slots.iter().position(Option::is_none);
-        slot.and_then(|slot| u8::try_from(slot).ok()).ok_or(BusFull)
+        let mut slots = (0..).zip(&self.slots).skip(1);
+        slots
+            .find(|(_, function)| function.is_none())
+            .map(|(slot, _)| slot)
+            .ok_or(BusFull)
     }
 
     /// Where the BAR of the function in `slot` is put at first: room for 64 KiB.
@@ -69,11 +78,24 @@ impl PciRoot {
         slot: u8,
         function: Box<dyn Function>,
     ) -> Option<Box<dyn Function>> {
+        self.catch_up();
         self.slots.get_mut(usize::from(slot))?.replace(function)
+    }
+
+    /// Puts a function into a slot that looks empty until [`PciRoot::reveal`].
+    pub(crate) fn put_hidden(&mut self, slot: u8, function: Box<dyn Function>) {
+        self.put(slot, function);
+        self.hidden = Some(slot);
+    }
+
+    /// From now on what was hidden is found by a guest that looks for what is new.
+    pub(crate) fn reveal(&mut self) {
+        self.hidden = None;
     }
 
     /// Takes the function in a slot off the bus.
     pub(crate) fn take(&mut self, slot: u8) -> Option<Box<dyn Function>> {
+        self.catch_up();
         self.slots.get_mut(usize::from(slot))?.take()
     }
 
@@ -111,7 +133,10 @@ impl PciRoot {
                 return;
             };
             if let Some(data) = write.data.get(..write.length) {
-                self.write_port(write.port, data);
+                match write.place {
+                    Place::Port(port) => self.write_port(port, data),
+                    Place::Memory(address) => self.write_memory(address, data),
+                }
             }
         }
     }
@@ -128,6 +153,7 @@ impl PciRoot {
 
     /// Handles a read of memory that is not RAM; where no BAR is decoded, all ones come back.
     pub(crate) fn memory_read(&mut self, address: u64, data: &mut [u8]) {
+        self.catch_up();
         data.fill(0xff);
         if let Some((function, offset)) = self.decoding(address, data.len()) {
             function.bar_read(offset, data);
@@ -136,6 +162,11 @@ impl PciRoot {
 
     /// Handles a write to memory that is not RAM.
     pub(crate) fn memory_write(&mut self, address: u64, data: &[u8]) {
+        self.catch_up();
+        self.write_memory(address, data);
+    }
+
+    fn write_memory(&mut self, address: u64, data: &[u8]) {
         if let Some((function, offset)) = self.decoding(address, data.len()) {
             function.bar_write(offset, data);
         }
@@ -143,6 +174,7 @@ impl PciRoot {
 
     /// Stops what runs behind the functions, where it is.
     pub(crate) fn pause(&mut self) {
+        self.catch_up();
         self.functions().for_each(|function| function.pause());
     }
 
@@ -172,7 +204,11 @@ impl PciRoot {
         if bus != 0 || function & 7 != 0 {
             return None;
         }
-        let function = self.slots.get_mut(usize::from(function >> 3))?.as_mut()?;
+        let slot = function >> 3;
+        if self.hidden == Some(slot) {
+            return None;
+        }
+        let function = self.slots.get_mut(usize::from(slot))?.as_mut()?;
         Some((function.as_mut(), (register & !3) | byte as u8))
     }
 

@@ -284,6 +284,10 @@ fn ports(attacker: &Attacker) {
         matches!(port, 0x20..0x22 | 0xa0..0xa2 | 0x40..0x44 | 0x61..0x62)
             || matches!(port, 0x4d0..0x4d2 | 0x3f0..0x400 | 0xcf8..0xd00)
     };
+    // pvpanic shows itself when the agent is said to have started.
+    let (port, width, value) = (0x3f0, 1, 1);
+    attacker.play(vec![Step::Out { port, width, value }]);
+    attacker.machine.rescan();
     let mut steps = Vec::new();
     for port in (0..=u16::MAX)
         .step_by(29)
