@@ -23,7 +23,7 @@ use self::devices::DeviceError;
 pub(crate) use self::error::BootError;
 use self::files::Files;
 use self::sizing::Sizing;
-use crate::boot::{Entry, command_line, elf, initrd, linux64, memory_map, mptable, pvh};
+use crate::boot::{Entry, command_line, elf, initrd, linux64, memory_map, mptable, pirq, pvh};
 use crate::bus::Bus;
 use crate::console::{Console, Tail};
 use crate::devices::console::VirtioConsole;
@@ -454,6 +454,7 @@ fn load(
         Entry::Linux64(_) => linux64::write(memory, &ranges, initrd, &seed()?)?,
     }
     mptable::write(memory, config.max_vcpus)?;
+    pirq::write(memory)?;
     Ok(kernel.entry)
 }
 
