@@ -71,8 +71,6 @@ pub(crate) struct Machine {
     /// Devices that came from the shim, by slot.
     plugged: BTreeMap<u8, DeviceConfig>,
     tail: Tail,
-    /// Whether KVM may keep writes to a device that is put on the bus: until the guest runs.
-    posts_writes: bool,
 }
 
 impl Machine {
@@ -124,11 +122,9 @@ impl Machine {
         vm.connect_pin(&serial_interrupt, serial::INTERRUPT)?;
         let serial = SerialPort::new(serial_interrupt, console.clone());
         let mut pci = PciRoot::new();
-        let mut posts_writes = false;
         if let Some(vcpu) = vcpus.first()
             && vm.post_writes(ADDRESS_PORT)?
         {
-            posts_writes = true;
             let posted =
                 PostedWrites::new(vcpu).map_err(resources("mapping the writes KVM keeps"))?;
             pci.set_posted(posted);
@@ -165,14 +161,11 @@ impl Machine {
             sizing: Sizing::default(),
             plugged: BTreeMap::new(),
             tail,
-            posts_writes,
         };
         machine.populate(present)?;
         for device in &config.devices {
             machine.plug(device, &mut files.devices)?;
         }
-        // Later it would hold up the vCPUs, and it is not among what the thread may ask of KVM then.
-        machine.posts_writes = false;
         for vcpu in vcpus {
             machine.start_vcpu(vcpu)?;
         }
@@ -396,12 +389,6 @@ impl Machine {
         let bar = PciRoot::first_bar(slot);
         let function = VirtioFunction::new(transport, bar, Vm::first_gsi(slot), router)
             .map_err(resources("making the vectors of a device"))?;
-        if self.posts_writes {
-            for registers in function.posted_registers() {
-                self.vm
-                    .post_memory_writes(bar + registers.start..bar + registers.end)?;
-            }
-        }
         self.bus.pci().put(slot, Box::new(function));
         Ok(slot)
     }

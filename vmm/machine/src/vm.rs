@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::Range;
 use std::os::fd::FromRawFd;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -206,7 +205,7 @@ impl Vm {
     }
 
     /// Lets KVM keep writes to the four ports from `first` on until somebody looks at them, if it
-    /// can; says whether it does. Only then it may keep others.
+    /// can; says whether it does.
     ///
     /// # Errors
     /// Fails when KVM refuses.
@@ -214,23 +213,10 @@ impl Vm {
         if !self.fd.check_extension(Cap::CoalescedPio) {
             return Ok(false);
         }
-        self.post(IoEventAddress::Pio(first.into()), 4)?;
-        Ok(true)
-    }
-
-    /// Lets KVM keep writes to these addresses, which are not RAM, until somebody looks at them.
-    ///
-    /// # Errors
-    /// Fails when KVM refuses.
-    pub(crate) fn post_memory_writes(&self, addresses: Range<u32>) -> Result<(), VmError> {
-        let length = addresses.end.saturating_sub(addresses.start);
-        self.post(IoEventAddress::Mmio(addresses.start.into()), length)
-    }
-
-    fn post(&self, first: IoEventAddress, length: u32) -> Result<(), VmError> {
         self.fd
-            .register_coalesced_mmio(first, length)
-            .map_err(failed("KVM_REGISTER_COALESCED_MMIO"))
+            .register_coalesced_mmio(IoEventAddress::Pio(first.into()), 4)
+            .map_err(failed("KVM_REGISTER_COALESCED_MMIO"))?;
+        Ok(true)
     }
 
     /// Lets signals of `event` raise pin `pin` of the 8259.

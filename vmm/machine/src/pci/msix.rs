@@ -17,8 +17,6 @@ pub(crate) const CAPABILITY_ID: u8 = 0x11;
 pub(crate) const CONTROL_WRITABLE: u16 = CONTROL_ENABLE | CONTROL_FUNCTION_MASK;
 /// Bytes of one entry of the table.
 pub(crate) const ENTRY_SIZE: usize = 16;
-/// Bytes of it that are the message; the word that masks the vector is behind them.
-pub(crate) const MESSAGE_SIZE: u32 = 12;
 
 const CONTROL_ENABLE: u16 = 1 << 15;
 const CONTROL_FUNCTION_MASK: u16 = 1 << 14;

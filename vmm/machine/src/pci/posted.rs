@@ -1,12 +1,9 @@
-//! Writes that KVM notes down instead of coming out to us for each one.
+//! Writes to the address register that KVM notes down instead of leaving the guest for each one.
 //!
 //! A configuration access is a write of the address and an access to the data. The first alone
 //! changes nothing that anybody could see, so KVM may keep it until the second comes out to us
-//! (Linux Documentation/virt/kvm/api.rst, KVM_REGISTER_COALESCED_MMIO). The same holds for those
-//! registers of a virtio device that say where its queues are, and for the messages of its vectors:
-//! see [`VirtioFunction::posted_registers`]. Whoever looks at the bus does first what was kept.
-//!
-//! [`VirtioFunction::posted_registers`]: crate::virtio::pci::VirtioFunction::posted_registers
+//! (Linux Documentation/virt/kvm/api.rst, KVM_REGISTER_COALESCED_MMIO). Half of the exits of the
+//! guest's scan of the bus go away by that.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -24,20 +21,11 @@ const HEADER: usize = 8;
 /// Writes that fit.
 const CAPACITY: u32 = ((PAGE - HEADER) / size_of::<kvm_coalesced_mmio>()) as u32;
 
-/// Where a write went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// To a port.
-    Port(u16),
-    /// To an address that is not RAM.
-    Memory(u64),
-}
-
 /// One write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PostedWrite {
-    /// Where to.
-    pub(crate) place: Place,
+    /// The port.
+    pub(crate) port: u16,
     /// The value, in as many bytes as `length` says.
     pub(crate) data: [u8; 8],
     /// Bytes written.
@@ -92,14 +80,9 @@ impl PostedWrites {
         let entry = unsafe { entry.read_volatile() };
         self.index(0)
             .store((first + 1) % CAPACITY, Ordering::Release);
-        // SAFETY: any bits are valid; KVM sets this half of the union for both kinds of writes.
-        let place = match unsafe { entry.__bindgen_anon_1.pio } {
-            0 => Place::Memory(entry.phys_addr),
-            // A port has 16 bits.
-            _ => Place::Port((entry.phys_addr & 0xffff) as u16),
-        };
         Some(PostedWrite {
-            place,
+            // A port has 16 bits.
+            port: (entry.phys_addr & 0xffff) as u16,
             data: entry.data,
             length: (entry.len as usize).min(entry.data.len()),
         })

@@ -1,7 +1,7 @@
 //! The bus itself: configuration accesses by port, memory accesses by address.
 
 use super::Function;
-use super::posted::{Place, PostedWrites};
+use super::posted::PostedWrites;
 use crate::virtio::device::DeviceKind;
 
 /// Port of the address register, 32 bits.
@@ -31,7 +31,7 @@ pub(crate) struct BusFull;
 /// The bus.
 pub(crate) struct PciRoot {
     address: u32,
-    /// Writes that KVM has kept back.
+    /// Writes to the address register that KVM has kept back.
     posted: Option<PostedWrites>,
     slots: [Option<Box<dyn Function>>; SLOTS],
     /// The slot whose function the guest does not see yet.
@@ -49,8 +49,7 @@ impl PciRoot {
         }
     }
 
-    /// From now on writes to the address register, and to some of the memory, may come by way of
-    /// `posted`.
+    /// From now on writes to the address register may come by way of `posted`.
     pub(crate) fn set_posted(&mut self, posted: PostedWrites) {
         self.posted = Some(posted);
     }
@@ -78,7 +77,6 @@ impl PciRoot {
         slot: u8,
         function: Box<dyn Function>,
     ) -> Option<Box<dyn Function>> {
-        self.catch_up();
         self.slots.get_mut(usize::from(slot))?.replace(function)
     }
 
@@ -95,7 +93,6 @@ impl PciRoot {
 
     /// Takes the function in a slot off the bus.
     pub(crate) fn take(&mut self, slot: u8) -> Option<Box<dyn Function>> {
-        self.catch_up();
         self.slots.get_mut(usize::from(slot))?.take()
     }
 
@@ -133,10 +130,7 @@ impl PciRoot {
                 return;
             };
             if let Some(data) = write.data.get(..write.length) {
-                match write.place {
-                    Place::Port(port) => self.write_port(port, data),
-                    Place::Memory(address) => self.write_memory(address, data),
-                }
+                self.write_port(write.port, data);
             }
         }
     }
@@ -153,7 +147,6 @@ impl PciRoot {
 
     /// Handles a read of memory that is not RAM; where no BAR is decoded, all ones come back.
     pub(crate) fn memory_read(&mut self, address: u64, data: &mut [u8]) {
-        self.catch_up();
         data.fill(0xff);
         if let Some((function, offset)) = self.decoding(address, data.len()) {
             function.bar_read(offset, data);
@@ -162,11 +155,6 @@ impl PciRoot {
 
     /// Handles a write to memory that is not RAM.
     pub(crate) fn memory_write(&mut self, address: u64, data: &[u8]) {
-        self.catch_up();
-        self.write_memory(address, data);
-    }
-
-    fn write_memory(&mut self, address: u64, data: &[u8]) {
         if let Some((function, offset)) = self.decoding(address, data.len()) {
             function.bar_write(offset, data);
         }
@@ -174,7 +162,6 @@ impl PciRoot {
 
     /// Stops what runs behind the functions, where it is.
     pub(crate) fn pause(&mut self) {
-        self.catch_up();
         self.functions().for_each(|function| function.pause());
     }
 

@@ -1,11 +1,10 @@
 //! The PCI function around a virtio device: capabilities, BAR and vectors (virtio 1.3 §4.1.4).
 
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::life::Surroundings;
-use super::transport::{self, COMMON_LENGTH, NOTIFY_MULTIPLIER, Transport};
+use super::transport::{COMMON_LENGTH, NOTIFY_MULTIPLIER, Transport};
 use crate::pci::Function;
 use crate::pci::config_space::{ConfigSpace, Identity};
 use crate::pci::msix::{self, MessageRouter, Msix};
@@ -102,22 +101,6 @@ impl VirtioFunction {
             window,
             msix_capability,
         })
-    }
-
-    /// Offsets in the BAR of registers that do nothing when they are written but to hold what was
-    /// written: those of the common configuration around its status and the switch of a queue, and
-    /// the messages of the vectors without the word that masks each. What is in them counts when one
-    /// of the others is written, or when somebody reads.
-    pub(crate) fn posted_registers(&self) -> impl Iterator<Item = Range<u32>> + use<> {
-        let vectors = u32::from(self.transport.vectors());
-        let messages = (0..vectors).map(|vector| {
-            let entry = MSIX_TABLE + vector * msix::ENTRY_SIZE as u32;
-            entry..entry + msix::MESSAGE_SIZE
-        });
-        transport::POSTED
-            .into_iter()
-            .map(|range| COMMON + range.start..COMMON + range.end)
-            .chain(messages)
     }
 
     /// The access that the window of the PCI_CFG capability asks for: offset and length.

@@ -94,28 +94,6 @@ fn a_modern_driver_recognises_the_device() {
 }
 
 #[test]
-fn no_register_that_does_something_is_among_those_whose_writes_may_wait() {
-    let (function, _) = function();
-    let posted: Vec<_> = function.posted_registers().collect();
-    let waits = |first: u32| posted.iter().any(|range| range.contains(&first));
-    // Status, the switch of a queue, its reset, interrupts, notifications, and what masks a vector.
-    let masks = (0..32).map(|vector| MSIX_TABLE + 16 * vector + 12);
-    for register in [20, 28, 58, 0x1000, 0x2000, 0x3000]
-        .into_iter()
-        .chain(masks)
-    {
-        for byte in register..register + 4 {
-            let next = byte == 22 || byte == 23;
-            assert!(next || !waits(byte), "{byte:#x}");
-        }
-    }
-    // The size of a queue, its addresses, and a message.
-    for register in [22, 24, 26, 32, 52, MSIX_TABLE, MSIX_TABLE + 16 + 8] {
-        assert!(waits(register), "{register:#x}");
-    }
-}
-
-#[test]
 fn all_structures_lie_in_the_bar_and_do_not_overlap() {
     let (mut function, _) = function();
     let mut areas = Vec::new();

@@ -2,7 +2,6 @@
 //!
 //! What the registers bring about is in [`Life`].
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::life::{Chosen, Life, Surroundings};
@@ -20,11 +19,6 @@ pub(super) const NO_VECTOR: u16 = 0xffff;
 pub(super) const NOTIFY_MULTIPLIER: u32 = 4;
 /// Length of the common configuration without the fields of features that we do not offer.
 pub(super) const COMMON_LENGTH: usize = 56;
-
-/// Registers of the common configuration that only hold what was written (virtio 1.3 §4.1.4.3): the
-/// features and the vector in front of the status, those of the selected queue in front of its
-/// switch, and its addresses.
-pub(super) const POSTED: [Range<u32>; 3] = [0..20, 22..28, 32..56];
 
 /// Feature bits of the transport (virtio 1.3 §6).
 const FEATURE_INDIRECT_DESC: u64 = 1 << 28;
