@@ -32,7 +32,7 @@ pub const GUEST_CID: u32 = 3;
 
 /// What the shim gives to a guest. It says why.
 pub const PARAMETERS: &str = "console=ttyS0 panic=-1 reboot=t pci=conf1,noearly noreplace-smp \
-                          random.trust_cpu=on rootfstype=ramfs 8250.nr_uarts=1 quiet loglevel=1";
+                          rootfstype=ramfs loglevel=1";
 
 /// A device with its files, for [`Builder::device`] or [`TestMachine::plug`].
 #[derive(Debug)]

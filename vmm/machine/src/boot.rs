@@ -1,11 +1,12 @@
 //! Everything that is in guest memory when the first instruction runs.
 //!
 //! ```text
+//!   0x0_0010  MP table
 //!   0x0_0500  GDT                          (64-bit entry: also page tables at 0x9000)
 //!   0x0_6000  start information (PVH), or  0x0_7000  zero page (64-bit entry)
 //!   0x0_8000  memory map, module list (PVH), or a seed for random numbers (64-bit entry)
 //!   0x2_0000  command line
-//!   0xf_0000  MP table
+//!   0xf_0000  table of interrupt routes
 //!   0x10_0000 and up: the kernel where its ELF says, the initrd behind it
 //! ```
 
@@ -15,6 +16,7 @@ pub(crate) mod initrd;
 pub(crate) mod linux64;
 pub(crate) mod memory_map;
 pub(crate) mod mptable;
+pub(crate) mod pirq;
 pub(crate) mod pvh;
 #[cfg(test)]
 pub(crate) mod test_kernel;
@@ -39,8 +41,14 @@ pub(crate) const PAGE_TABLES: GuestAddress = GuestAddress(0x9000);
 pub(crate) const COMMAND_LINE: GuestAddress = GuestAddress(0x2_0000);
 /// End of the memory below 640 KiB that we tell the guest is RAM.
 pub(crate) const LOW_RAM_END: u64 = 0x9_fc00;
-/// Address of the MP table: Linux looks at this area, and it is not RAM for it.
-pub(crate) const MP_TABLE: GuestAddress = GuestAddress(0xf_0000);
+/// Address of the MP table. It is where Linux looks for it first, at each 16 bytes of the lowest KiB, and
+/// each look costs 1400 instructions. It takes the lowest page for the firmware's, and uses it for nothing.
+pub(crate) const MP_TABLE: GuestAddress = GuestAddress(0x10);
+/// End of the room for it: what a firmware would say about itself, which is nothing, is behind it.
+#[cfg(test)]
+pub(crate) const MP_TABLE_END: u64 = 0x400;
+/// Address of the table of interrupt routes: where Linux looks first, and it is not RAM for it.
+pub(crate) const PIRQ_TABLE: GuestAddress = GuestAddress(0xf_0000);
 /// Where memory above the legacy area begins. The kernel must not reach below it.
 pub(crate) const HIGH_MEMORY: u64 = 0x10_0000;
 

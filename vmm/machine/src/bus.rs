@@ -63,7 +63,10 @@ impl Bus {
                     serial.write(port, *byte);
                 }
             }
-            PHASE_PORT => self.events.agent_started(),
+            PHASE_PORT => {
+                self.events.agent_started();
+                self.pci().reveal();
+            }
             _ if PCI_PORTS.contains(&port) => self.pci().port_write(port, data),
             _ => {}
         }

@@ -3,8 +3,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::Bus;
 use crate::console::{Console, Tail};
 use crate::events::EventReceiver;
-use crate::pci::host_bridge::HostBridge;
 use crate::pci::root::PciRoot;
+use crate::pci::test_function::TestFunction;
 use crate::serial::SerialPort;
 
 fn bus() -> (Bus, Tail, EventReceiver) {
@@ -12,7 +12,7 @@ fn bus() -> (Bus, Tail, EventReceiver) {
     let console = Console::new(None, tail.clone()).unwrap();
     let serial = SerialPort::new(EventFd::new(EFD_NONBLOCK).unwrap(), console);
     let mut pci = PciRoot::new();
-    pci.put(0, Box::new(HostBridge::new()));
+    pci.put(0, Box::new(TestFunction::new()));
     let (sender, events) = crate::events::channel().unwrap();
     (Bus::new(pci, serial, sender), tail, events)
 }

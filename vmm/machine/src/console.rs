@@ -13,17 +13,24 @@ use rustix::fs::OFlags;
 const TAIL_LENGTH: usize = 4096;
 
 /// What Linux writes when it panics.
-const PANIC_LINE: &str = "Kernel panic - not syncing";
+const PANIC_LINE: &[u8] = b"Kernel panic - not syncing";
 
-/// The last bytes of the output.
+/// The last bytes of the output, and whether a panic was among all of them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Tail(Arc<Mutex<VecDeque<u8>>>);
+pub(crate) struct Tail(Arc<Mutex<Remembered>>);
+
+#[derive(Debug, Default)]
+struct Remembered {
+    last: VecDeque<u8>,
+    /// Bytes of [`PANIC_LINE`] that have just been written, all of them once they were.
+    panic: usize,
+}
 
 impl Tail {
     /// The last bytes as text of at most 4 KiB. Guest data: to be shown, not to be acted upon.
     pub(crate) fn text(&self) -> String {
-        let mut bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut text = String::from_utf8_lossy(bytes.make_contiguous()).into_owned();
+        let mut remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut text = String::from_utf8_lossy(remembered.last.make_contiguous()).into_owned();
         // A replacement character is longer than the byte it stands for.
         let surplus = text.len().saturating_sub(TAIL_LENGTH);
         let start = (surplus..=text.len())
@@ -33,18 +40,26 @@ impl Tail {
         text
     }
 
-    /// Whether the guest's kernel said that it panicked.
+    /// Whether the guest's kernel said that it panicked, however much it said after that.
     pub(crate) fn shows_panic(&self) -> bool {
-        self.text().contains(PANIC_LINE)
+        let remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        remembered.panic == PANIC_LINE.len()
     }
 
     fn push(&self, added: &[u8]) {
-        let mut bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Remembered { last, panic } = &mut *remembered;
         for byte in added {
-            if bytes.len() >= TAIL_LENGTH {
-                bytes.pop_front();
+            if last.len() >= TAIL_LENGTH {
+                last.pop_front();
             }
-            bytes.push_back(*byte);
+            last.push_back(*byte);
+            // Only its first letter is where it can begin anew.
+            match PANIC_LINE.get(*panic) {
+                Some(next) if next == byte => *panic += 1,
+                Some(_) => *panic = usize::from(PANIC_LINE.first() == Some(byte)),
+                None => {}
+            }
         }
     }
 }

@@ -72,6 +72,18 @@ fn a_panic_is_recognised() {
     assert!(!tail.shows_panic());
     console.write_all(b" - not syncing: no init\n").unwrap();
     assert!(tail.shows_panic());
+    console.write_all(&[b'.'; 2 * TAIL_LENGTH]).unwrap();
+    assert!(tail.shows_panic(), "whatever follows");
+}
+
+#[test]
+fn what_only_begins_like_a_panic_is_none() {
+    let tail = Tail::default();
+    let mut console = Console::new(None, tail.clone()).unwrap();
+    console.write_all(b"Kernel panic - Kernel pKerne").unwrap();
+    assert!(!tail.shows_panic());
+    console.write_all(b"KKernel panic - not syncing").unwrap();
+    assert!(tail.shows_panic());
 }
 
 #[test]

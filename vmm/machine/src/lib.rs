@@ -45,16 +45,15 @@ use caisson_control::Channel;
 /// The kernel command line on which everything here relies or by which the guest starts faster.
 /// What a user adds goes behind it.
 ///
-/// - `console=ttyS0 quiet loglevel=1 8250.nr_uarts=1`: the serial port exists but nothing is
+/// - `console=ttyS0 loglevel=1 8250.nr_uarts=1`: the serial port exists but nothing is
 ///   printed on it but a panic, because every byte costs two exits.
 /// - `panic=-1 reboot=t`: a panic resets at once, by triple fault, for there is no firmware and no
 ///   keyboard controller to ask.
 /// - `pci=conf1,noearly`: use the configuration mechanism there is, without probing for others, and
 ///   do not search all buses for chipsets with faults (138 reads).
 /// - `noreplace-smp`: keep lock prefixes instead of patching thousands of places for one vCPU.
-/// - `random.trust_cpu=on`: the random number generator is ready before the entropy device is.
-pub const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=1 8250.nr_uarts=1 panic=-1 reboot=t \
-                                pci=conf1,noearly noreplace-smp random.trust_cpu=on";
+pub const COMMAND_LINE: &str = "console=ttyS0 loglevel=1 8250.nr_uarts=1 panic=-1 reboot=t \
+                                pci=conf1,noearly noreplace-smp";
 
 /// Why the VMM ended without having been told to.
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,6 @@
+use super::super::MP_TABLE_END;
 use super::{MP_TABLE, build};
+use crate::vcpu::MAX_VCPUS;
 
 fn sum(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
@@ -19,6 +21,12 @@ fn both_checksums_are_right_for_any_number_of_cpus() {
         assert_eq!(usize::from(length), table.len());
         assert_eq!(sum(table), 0);
     }
+}
+
+#[test]
+fn the_largest_table_fits_below_the_data_of_a_firmware() {
+    let end = MP_TABLE.0 + build(MAX_VCPUS).len() as u64;
+    assert!(end <= MP_TABLE_END, "it ends at {end:#x}");
 }
 
 #[test]

@@ -20,9 +20,9 @@ use crate::devices::vsock::{Vsock, VsockConnector};
 use crate::events::{EventReceiver, EventSender};
 use crate::io_thread::IoThread;
 use crate::memory::GuestRam;
-use crate::pci::host_bridge::HostBridge;
 use crate::pci::pvpanic::Pvpanic;
 use crate::pci::root::{ADDRESS_PORT, DATA_PORT, PciRoot};
+use crate::pci::test_function::TestFunction;
 use crate::virtio::device::Device;
 use crate::virtio::pci::{Environment, Transport, VirtioFunction};
 use crate::virtio::queue::QueueSettings;
@@ -111,7 +111,7 @@ impl Machine {
             vsock: None,
             rings: (0..SLOTS).map(|_| Vec::new()).collect(),
         };
-        machine.root.put(0, Box::new(HostBridge::new()));
+        machine.root.put(0, Box::new(TestFunction::new()));
         let pvpanic = Pvpanic::new(PciRoot::first_bar(1), sender);
         machine.root.put(1, Box::new(pvpanic));
         for slot in 2..SLOTS as u8 {

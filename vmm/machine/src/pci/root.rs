@@ -9,8 +9,10 @@ pub(crate) const ADDRESS_PORT: u16 = 0xcf8;
 /// First of the four ports of the data register.
 pub(crate) const DATA_PORT: u16 = 0xcfc;
 
-/// Most functions on the bus: one in each of the 32 device slots.
-pub(crate) const MAX_FUNCTIONS: usize = 32;
+/// Slots of the bus, each with room for one function.
+pub(crate) const SLOTS: usize = 32;
+/// Most functions on the bus. Slot 0 stays empty: it is the host bridge's, which does not show itself.
+pub(crate) const MAX_FUNCTIONS: usize = SLOTS - 1;
 
 /// Bit of the address register that turns accesses to the data register into configuration cycles.
 const ENABLE: u32 = 1 << 31;
@@ -31,7 +33,9 @@ pub(crate) struct PciRoot {
     address: u32,
     /// Writes to the address register that KVM has kept back.
     posted: Option<PostedWrites>,
-    slots: [Option<Box<dyn Function>>; MAX_FUNCTIONS],
+    slots: [Option<Box<dyn Function>>; SLOTS],
+    /// The slot whose function the guest does not see yet.
+    hidden: Option<u8>,
 }
 
 impl PciRoot {
@@ -40,7 +44,8 @@ impl PciRoot {
         Self {
             address: 0,
             posted: None,
-            slots: [const { None }; MAX_FUNCTIONS],
+            slots: [const { None }; SLOTS],
+            hidden: None,
         }
     }
 
@@ -54,8 +59,11 @@ impl PciRoot {
     /// # Errors
     /// Fails when all are taken.
     pub(crate) fn free_slot(&self) -> Result<u8, BusFull> {
-        let slot = self.slots.iter().position(Option::is_none);
-        slot.and_then(|slot| u8::try_from(slot).ok()).ok_or(BusFull)
+        let mut slots = (0..).zip(&self.slots).skip(1);
+        slots
+            .find(|(_, function)| function.is_none())
+            .map(|(slot, _)| slot)
+            .ok_or(BusFull)
     }
 
     /// Where the BAR of the function in `slot` is put at first: room for 64 KiB.
@@ -70,6 +78,17 @@ impl PciRoot {
         function: Box<dyn Function>,
     ) -> Option<Box<dyn Function>> {
         self.slots.get_mut(usize::from(slot))?.replace(function)
+    }
+
+    /// Puts a function into a slot that looks empty until [`PciRoot::reveal`].
+    pub(crate) fn put_hidden(&mut self, slot: u8, function: Box<dyn Function>) {
+        self.put(slot, function);
+        self.hidden = Some(slot);
+    }
+
+    /// From now on what was hidden is found by a guest that looks for what is new.
+    pub(crate) fn reveal(&mut self) {
+        self.hidden = None;
     }
 
     /// Takes the function in a slot off the bus.
@@ -172,7 +191,11 @@ impl PciRoot {
         if bus != 0 || function & 7 != 0 {
             return None;
         }
-        let function = self.slots.get_mut(usize::from(function >> 3))?.as_mut()?;
+        let slot = function >> 3;
+        if self.hidden == Some(slot) {
+            return None;
+        }
+        let function = self.slots.get_mut(usize::from(slot))?.as_mut()?;
         Some((function.as_mut(), (register & !3) | byte as u8))
     }
 

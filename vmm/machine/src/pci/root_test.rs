@@ -1,8 +1,8 @@
 use std::sync::{Arc, Mutex};
 
 use super::super::Function;
-use super::super::host_bridge::HostBridge;
-use super::{ADDRESS_PORT, DATA_PORT, MAX_FUNCTIONS, PciRoot, WINDOW};
+use super::super::test_function::TestFunction;
+use super::{ADDRESS_PORT, DATA_PORT, MAX_FUNCTIONS, PciRoot, SLOTS, WINDOW};
 
 /// Notes what reaches it.
 struct Probe {
@@ -36,11 +36,11 @@ impl Probe {
     }
 }
 
-/// A bus with the host bridge in slot 0 and a probe in slot 1.
+/// A bus with a function in slot 0, where a machine has none, and a probe in slot 1.
 fn bus() -> (PciRoot, Arc<Mutex<Vec<String>>>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let mut root = PciRoot::new();
-    root.put(0, Box::new(HostBridge::new()));
+    root.put(0, Box::new(TestFunction::new()));
     let probe = Probe {
         bar: Some((0xc000_1000, 0x1000)),
         seen: Arc::clone(&seen),
@@ -54,7 +54,7 @@ fn select(root: &mut PciRoot, address: u32) {
 }
 
 #[test]
-fn the_host_bridge_answers_in_slot_0() {
+fn a_function_answers_in_its_slot() {
     let (mut root, _) = bus();
     select(&mut root, 0x8000_0008);
     let mut class = [0; 2];
@@ -151,7 +151,7 @@ fn memory_goes_to_the_bar_that_holds_the_whole_access() {
 
 #[test]
 fn every_slot_has_addresses_of_its_own_below_the_interrupt_controllers() {
-    let bars = (0..MAX_FUNCTIONS as u8).map(PciRoot::first_bar);
+    let bars = (0..SLOTS as u8).map(PciRoot::first_bar);
     let bars: Vec<u32> = bars.collect();
     assert!(bars.iter().all(|bar| bar.is_multiple_of(0x8000)));
     assert!(bars.windows(2).all(|pair| pair[1] - pair[0] >= 0x8000));
@@ -159,14 +159,14 @@ fn every_slot_has_addresses_of_its_own_below_the_interrupt_controllers() {
 }
 
 #[test]
-fn the_thirty_third_function_does_not_fit() {
+fn the_thirty_second_function_does_not_fit() {
     let mut root = PciRoot::new();
-    for slot in 0..MAX_FUNCTIONS as u8 {
+    for slot in 1..=MAX_FUNCTIONS as u8 {
         assert_eq!(root.free_slot().unwrap(), slot);
-        assert!(root.put(slot, Box::new(HostBridge::new())).is_none());
+        assert!(root.put(slot, Box::new(TestFunction::new())).is_none());
     }
     assert!(root.free_slot().is_err());
-    assert!(root.put(32, Box::new(HostBridge::new())).is_none());
+    assert!(root.put(32, Box::new(TestFunction::new())).is_none());
     assert!(root.take(32).is_none());
 }
 
@@ -183,4 +183,21 @@ fn a_function_that_was_taken_off_the_bus_is_gone_and_its_slot_free() {
     assert_eq!(data, [0xff; 4]);
     assert!(seen.lock().unwrap().is_empty());
     assert_eq!(root.free_slot().unwrap(), 1);
+}
+
+#[test]
+fn what_is_hidden_looks_like_an_empty_slot_that_is_not_free_until_it_is_revealed() {
+    let (mut root, seen) = bus();
+    let probe = root.take(1).unwrap();
+    root.put_hidden(1, probe);
+    assert_eq!(root.free_slot().unwrap(), 2);
+    select(&mut root, 0x8000_0840);
+    let mut data = [0; 4];
+    root.port_read(DATA_PORT, &mut data);
+    root.port_write(DATA_PORT, &[0; 4]);
+    assert_eq!(data, [0xff; 4]);
+    assert!(seen.lock().unwrap().is_empty());
+    root.reveal();
+    root.port_read(DATA_PORT, &mut data);
+    assert_eq!(data, [0x11; 4]);
 }

@@ -18,9 +18,9 @@ use crate::bus::Bus;
 use crate::console::{Console, Tail};
 use crate::events::EventReceiver;
 use crate::memory::{Backing, GuestRam};
-use crate::pci::host_bridge::HostBridge;
 use crate::pci::posted::PostedWrites;
 use crate::pci::root::{ADDRESS_PORT, PciRoot};
+use crate::pci::test_function::TestFunction;
 use crate::serial::SerialPort;
 use crate::test_kvm;
 use crate::vcpu::cpuid::Template;
@@ -69,7 +69,7 @@ impl Bench {
         let console = Console::new(None, tail.clone()).unwrap();
         let serial = SerialPort::new(EventFd::new(EFD_NONBLOCK).unwrap(), console);
         let mut pci = PciRoot::new();
-        pci.put(0, Box::new(HostBridge::new()));
+        pci.put(0, Box::new(TestFunction::new()));
         if vm.post_writes(ADDRESS_PORT).unwrap() {
             pci.set_posted(PostedWrites::new(&all[0]).unwrap());
         }
@@ -315,7 +315,7 @@ fn addresses_written_many_times_over_are_all_seen() {
     };
     assert_eq!(bench.run(), ExitReason::Shutdown);
     let class: u32 = bench.memory.read_obj(GuestAddress(0x30_0004)).unwrap();
-    assert_eq!(class, 0x0600_0000, "the class of the host bridge");
+    assert_eq!(class, 0x0600_0000, "the class of the function");
 }
 
 #[test]

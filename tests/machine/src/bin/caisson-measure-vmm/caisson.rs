@@ -51,13 +51,13 @@ impl Caisson {
         Box::new(builder.memory_mib(memory_mib).start())
     }
 
-    /// Boots a guest with a directory of the host, a disk and a network interface as well, and room
-    /// for memory to plug.
+    /// Boots a guest with a directory of the host, a network interface and, if there is one, a disk as
+    /// well, and room for memory to plug.
     pub(crate) fn pod(
         &self,
         guest: &Guest,
         memory_mib: u32,
-        disk: &Disk,
+        disk: Option<&Disk>,
         tap: &Tap,
     ) -> Box<dyn Machine> {
         // The tag that the agent looks for.
@@ -80,14 +80,20 @@ impl Caisson {
     ) -> Box<dyn Machine> {
         let builder = TestMachine::builder().without_late_devices();
         let builder = builder.memory_mib(memory_mib);
-        Box::new(self.with(builder, disk, tap).initrd(guest.open()).start())
+        Box::new(
+            self.with(builder, Some(disk), tap)
+                .initrd(guest.open())
+                .start(),
+        )
     }
 
-    fn with(&self, mut builder: Builder, disk: &Disk, tap: &Tap) -> Builder {
+    fn with(&self, mut builder: Builder, disk: Option<&Disk>, tap: &Tap) -> Builder {
         if let Some(vmm) = &self.vmm {
             builder = builder.vmm(vmm);
         }
-        if self.can_have_disks {
+        if let Some(disk) = disk
+            && self.can_have_disks
+        {
             builder = builder.device(disk.device());
         }
         if self.can_have_networks {

@@ -36,7 +36,7 @@ pub(crate) fn measure(rounds: usize, name: &str, caisson: &Caisson, qemu: &Qemu,
     let tap = Tap::new(1, "192.168.127.1/24");
     let agent = Guest::of(File::open(AGENT).expect("the guest image is installed"));
     let peers = Peers::staged();
-    let pod = |guest| caisson.pod(guest, MEMORY_MIB, &disk, &tap);
+    let pod = |guest| caisson.pod(guest, MEMORY_MIB, Some(&disk), &tap);
     let mut contenders = vec![
         contender("caisson-vmm, a pod's devices", Some(HELLO_PORT), || {
             pod(guest)
@@ -56,6 +56,12 @@ pub(crate) fn measure(rounds: usize, name: &str, caisson: &Caisson, qemu: &Qemu,
         "caisson-vmm, a pod's devices, agent",
         Some(AGENT_HELLO_PORT),
         || pod(&agent),
+    ));
+    // A pod gets its disks with its containers.
+    contenders.push(contender(
+        "caisson-vmm, a pod's devices at boot, agent",
+        Some(AGENT_HELLO_PORT),
+        || caisson.pod(&agent, MEMORY_MIB, None, &tap),
     ));
     contenders.push(contender(
         "QEMU q35, vsock and rng, agent",

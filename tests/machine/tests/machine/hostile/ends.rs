@@ -58,7 +58,14 @@ fn a_guest_that_gives_all_of_its_memory_away_can_be_stopped() {
 #[ignore = "needs the testbed: cargo verify"]
 fn a_guest_that_says_that_it_panicked_has() {
     let attacker = Attacker::boot(machine());
-    // pvpanic is in slot 1 of each machine.
+    // pvpanic is in slot 1 of each machine, once its agent says that it has started.
+    let started = Step::Out {
+        port: 0x3f0,
+        width: 1,
+        value: 1,
+    };
+    attacker.play(vec![started]);
+    attacker.machine.rescan();
     let (slot, offset, width, value) = (1, 0, 1, 0xff);
     let panic = Step::Write {
         slot,

@@ -125,8 +125,9 @@ fn a_guest_that_cannot_go_on_ends_with_a_reason_or_can_be_stopped() {
             ExitReason::Panic => panic!("{what}: nobody panicked"),
         }
     }
-    // A panic is one that says so: pvpanic in slot 1.
+    // A panic is one that says so: pvpanic in slot 1, once the agent is said to have started.
     let panic = [
+        Act::write_ports(0x3f0..0x3f1, Width::W1, 1),
         Act::write_ports(0xcf8..0xcf9, Width::W4, 0x8000_0804),
         Act::write_ports(0xcfc..0xcfd, Width::W4, 2),
         Act::store(0xc001_0000..0xc001_0001, Width::W1, 1),

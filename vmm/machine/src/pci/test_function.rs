@@ -1,14 +1,14 @@
-//! The host bridge, by which the guest recognises that configuration mechanism 1 works.
+//! A function for tests.
 
 use super::Function;
 use super::config_space::{ConfigSpace, Identity};
 
-/// A host bridge without registers of its own.
+/// A host bridge without registers of its own: the smallest function there can be.
 #[derive(Debug)]
-pub(crate) struct HostBridge(ConfigSpace);
+pub(crate) struct TestFunction(ConfigSpace);
 
-impl HostBridge {
-    /// Makes a host bridge.
+impl TestFunction {
+    /// Makes one.
     pub(crate) fn new() -> Self {
         Self(ConfigSpace::new(Identity {
             // The generic host bridge of QEMU; no driver binds to it.
@@ -21,7 +21,7 @@ impl HostBridge {
     }
 }
 
-impl Function for HostBridge {
+impl Function for TestFunction {
     fn config_read(&mut self, offset: u8, data: &mut [u8]) {
         self.0.read(offset, data);
     }
