@@ -15,7 +15,7 @@ use crate::source::{Source, remove_folder};
 use crate::{Options, check, elf, padding, replace_file, toolchain};
 
 /// Raised when what is done to a kernel changes, so that caches made before do not count.
-const BUILDER: u32 = 2;
+const BUILDER: u32 = 3;
 /// Steps of a whole build, for the percentage until one has been counted.
 const USUAL_STEPS: u64 = 2100;
 /// Instead of the time, user and machine of the build, which would make every kernel different.

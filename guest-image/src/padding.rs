@@ -17,6 +17,8 @@ const WORTH: usize = 64 << 10;
 /// More parts than any loader need expect (ours takes as many).
 const MOST_PARTS: usize = 64;
 
+/// Of the words in which notes are counted.
+const NOTE_ALIGNMENT: u64 = 4;
 const HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
 
@@ -125,6 +127,11 @@ fn header(kernel: &[u8], parts: usize) -> Result<Vec<u8>, ElfError> {
 }
 
 fn program_header(file: &mut Vec<u8>, part: &Segment<'_>, offset: usize) {
+    // By that of notes QEMU looks for the next one (ELF gABI, chapter 5, "Note Section").
+    let alignment = match part.kind {
+        SEGMENT_NOTE => NOTE_ALIGNMENT,
+        _ => PAGE as u64,
+    };
     for word in [part.kind, part.flags] {
         file.extend_from_slice(&word.to_le_bytes());
     }
@@ -134,7 +141,7 @@ fn program_header(file: &mut Vec<u8>, part: &Segment<'_>, offset: usize) {
         part.address,
         part.content.len() as u64,
         part.memory_size,
-        PAGE as u64,
+        alignment,
     ] {
         file.extend_from_slice(&long.to_le_bytes());
     }

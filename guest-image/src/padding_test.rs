@@ -51,6 +51,18 @@ fn what_fills_up_code_is_left_out_and_the_rest_stays_in_its_place() {
 }
 
 #[test]
+fn notes_are_counted_in_words_and_all_else_in_pages() {
+    let without = leave_out(&kernel(4, &[1; 100], 0)).unwrap();
+    let headers = without[HEADER..].chunks(PROGRAM_HEADER).take(2);
+    let alignments: Vec<_> = headers
+        .map(|header| (header[0], header[48..56].to_vec()))
+        .collect();
+    let (words, pages) = (4u64.to_le_bytes().to_vec(), 4096u64.to_le_bytes().to_vec());
+    let (load, note) = (SEGMENT_LOAD as u8, SEGMENT_NOTE as u8);
+    assert_eq!(alignments, [(load, pages), (note, words)]);
+}
+
+#[test]
 fn zeros_are_left_out_anywhere_and_breakpoints_in_code_only() {
     let zeros = [vec![1; PAGE], vec![0; WORTH], vec![2; PAGE]].concat();
     assert_eq!(loaded(&leave_out(&kernel(4, &zeros, 0)).unwrap()).len(), 2);
