@@ -107,7 +107,7 @@ impl VmSize {
 /// The host's memory, as far as a machine can have it.
 fn memory_of_host_mib() -> u32 {
     let host = rustix::system::sysinfo();
-    let bytes = u64::from(host.totalram).saturating_mul(u64::from(host.mem_unit));
+    let bytes = host.totalram.saturating_mul(u64::from(host.mem_unit));
     u32::try_from(bytes / MIB).map_or(MOST_OF_HOST_MIB, |mib| mib.min(MOST_OF_HOST_MIB))
 }
 

@@ -267,7 +267,8 @@ fn answer_names(socket: &UdpSocket, is_over: &AtomicBool) {
         let Ok((length, from)) = socket.recv_from(&mut question) else {
             continue;
         };
-        let (id, asked) = (&question[..2], &question[12..length]);
+        let message = question.get(..length).unwrap();
+        let (id, asked) = (message.get(..2).unwrap(), message.get(12..).unwrap());
         let is_ipv4 = asked.ends_with(&[0, 1, 0, 1]);
         let answer = match is_ipv4 {
             true => [id, &FOUND, &[0, 0], asked, &ADDRESS].concat(),
