@@ -182,8 +182,9 @@ pub fn adapt(config: &[u8], id: &str) -> Result<Adapted, AgentError> {
     };
     let (mounts, shared_memory) = adapt_mounts(spec.mounts().as_ref())?;
     let all_devices = cgroup::devices::all_allowed(resources.as_ref());
-    let pod_hostname = spec.hostname().clone();
+    let mut pod_hostname = None;
     if !namespaces.contains(&LinuxNamespaceType::Uts) {
+        pod_hostname.clone_from(spec.hostname());
         spec.set_hostname(None).set_domainname(None);
     }
 

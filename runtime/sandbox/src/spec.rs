@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use caisson_protocol::SHARED_PATH;
 use oci_spec::runtime::{
-    Hooks, Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Mount, Process,
-    Root, Spec,
+    Hooks, Linux, LinuxDevice, LinuxDeviceType, LinuxNamespace, LinuxNamespaceType, LinuxResources,
+    Mount, Process, Root, Spec,
 };
 
 use crate::disks::{self, DeviceNumber, DiskKey, WantedDisk};
@@ -177,6 +177,9 @@ pub(crate) fn for_guest(
     spec.set_hooks(of_guest);
     let mut process_namespace_of = None;
     let mut disks = Vec::new();
+    if let PodPlace::Member { pod } = place {
+        keep_apart(&mut spec, pod);
+    }
     if let Some(linux) = spec.linux_mut() {
         disks = disks::wanted(linux);
         process_namespace_of = rewrite_namespaces(linux, place);
@@ -355,6 +358,30 @@ fn joins_ipc(linux: Option<&Linux>) -> bool {
         namespace.typ() == LinuxNamespaceType::Ipc
             && path.is_some_and(|path| !path.as_os_str().is_empty())
     })
+}
+
+/// Gives a container what it does not ask to share with its pod: IPC and a host name of its own, which
+/// begins as the pod's id. A pod of Kubernetes says of both that they are shared.
+fn keep_apart(spec: &mut Spec, pod: &str) {
+    /// As many characters as a host name can have (HOST_NAME_MAX).
+    const LONGEST_NAME: usize = 64;
+    use LinuxNamespaceType as Type;
+    let Some(linux) = spec.linux_mut() else {
+        return;
+    };
+    let namespaces = linux.namespaces_mut().get_or_insert_default();
+    let mut has_own_name = false;
+    for own in [Type::Ipc, Type::Uts] {
+        if !namespaces.iter().any(|namespace| namespace.typ() == own) {
+            let mut namespace = LinuxNamespace::default();
+            namespace.set_typ(own).set_path(None);
+            namespaces.push(namespace);
+            has_own_name |= own == Type::Uts;
+        }
+    }
+    if has_own_name && spec.hostname().is_none() {
+        spec.set_hostname(Some(pod.chars().take(LONGEST_NAME).collect()));
+    }
 }
 
 /// Namespaces that are joined are those of the pod, and so are those of the container that holds

@@ -26,6 +26,35 @@ fn rewritten_in(patch: &Value, place: &PodPlace) -> Result<GuestSpec, SandboxErr
     for_guest(spec, "web", Path::new("/bundle"), place, false)
 }
 
+#[test]
+fn what_a_container_does_not_ask_to_share_with_its_pod_is_its_own() {
+    let pod = "p".repeat(70);
+    let member = PodPlace::Member { pod: pod.clone() };
+    let namespaces = |patch: &Value, place: &PodPlace| {
+        let json = as_json(&rewritten_in(patch, place).unwrap());
+        let listed = json["linux"]["namespaces"].as_array().cloned();
+        let own = listed
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|one| one["path"].is_null());
+        let own: Vec<_> = own
+            .map(|one| one["type"].as_str().unwrap().to_owned())
+            .collect();
+        (own, json["hostname"].as_str().map(str::to_owned))
+    };
+    let nothing = json!({"linux": {"namespaces": []}});
+    let name = Some(pod[..64].to_owned());
+    let both = ["ipc", "uts"].map(str::to_owned).to_vec();
+    assert_eq!(namespaces(&nothing, &member), (both.clone(), name));
+    assert_eq!(namespaces(&nothing, &PodPlace::Outside), (vec![], None));
+    let named = json!({"hostname": "own", "linux": {"namespaces": [{"type": "ipc"}]}});
+    assert_eq!(namespaces(&named, &member), (both, Some("own".to_owned())));
+    let shared = json!({"linux": {"namespaces": [
+        {"type": "ipc", "path": "/proc/7/ns/ipc"}, {"type": "uts", "path": "/proc/7/ns/uts"},
+    ]}});
+    assert_eq!(namespaces(&shared, &member), (vec![], None));
+}
+
 /// A volume that is mounted nowhere.
 fn volume(name: &str, read_only: bool) -> Arc<Volume> {
     let directory = std::fs::File::open("/").unwrap();
@@ -308,7 +337,7 @@ fn a_process_namespace_that_is_joined_is_that_of_the_pods_own_container() {
     assert_eq!(guest.process_namespace_of.as_deref(), Some("p"));
     assert_eq!(
         as_json(&guest)["linux"]["namespaces"],
-        json!([{"type": "pid"}])
+        json!([{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}])
     );
     let outside = rewritten(&config).unwrap();
     assert_eq!(outside.process_namespace_of, None);
