@@ -22,13 +22,7 @@ const CONNECTED: &[u8] = b"+";
 /// # Errors
 /// When the listener fails.
 pub async fn serve(listener: Listener) -> io::Result<()> {
-    loop {
-        let stream = listener.accept().await?;
-        tokio::spawn(async move {
-            // What is wrong with one connection closes that; the host sees it.
-            let _ = pass_on(stream).await;
-        });
-    }
+    listener.for_each(pass_on).await
 }
 
 async fn pass_on(mut outside: Descriptor) -> io::Result<()> {

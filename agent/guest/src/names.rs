@@ -35,13 +35,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// # Errors
 /// When the listener fails.
 pub async fn serve(listener: Listener) -> io::Result<()> {
-    loop {
-        let host = listener.accept().await?;
-        tokio::spawn(async move {
-            // What is wrong closes the connection; the host sees it.
-            let _ = relay(host).await;
-        });
-    }
+    listener.for_each(relay).await
 }
 
 async fn relay(mut host: Descriptor) -> io::Result<()> {

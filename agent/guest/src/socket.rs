@@ -139,6 +139,20 @@ impl Listener {
         poll_fn(|context| self.poll_accept(context)).await
     }
 
+    /// Does something with each connection, beside the others, for as long as the runtime lives. What
+    /// becomes of one is its own business: the host sees that it is closed.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn for_each<F>(&self, what: impl Fn(Descriptor) -> F) -> io::Result<()>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        loop {
+            tokio::spawn(what(self.accept().await?));
+        }
+    }
+
     fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Descriptor>> {
         loop {
             let accepted = ready!(self.socket.poll_when_readable(context, |socket| {

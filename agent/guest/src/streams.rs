@@ -61,10 +61,9 @@ impl Streams {
     /// # Errors
     /// When the listener fails.
     pub async fn serve(self, listener: Listener) -> io::Result<()> {
-        loop {
-            let stream = listener.accept().await?;
-            tokio::spawn(self.clone().welcome(stream));
-        }
+        listener
+            .for_each(|stream| self.clone().welcome(stream))
+            .await
     }
 
     async fn welcome(self, stream: Descriptor) {

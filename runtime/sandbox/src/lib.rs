@@ -48,4 +48,5 @@ pub use request::{
 };
 pub use sandbox::{Sandbox, clean_up};
 pub use sizing::{ContainerLimits, VmSize};
+pub use spec::is_joined;
 pub use vm_end::{VmEnd, VmEndKind};

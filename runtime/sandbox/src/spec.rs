@@ -351,13 +351,17 @@ fn bytes_of(option: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
+/// Whether a namespace is one that is there already, and not a new one.
+#[must_use]
+pub fn is_joined(namespace: &LinuxNamespace) -> bool {
+    let path = namespace.path().as_ref();
+    path.is_some_and(|path| !path.as_os_str().is_empty())
+}
+
 fn joins_ipc(linux: Option<&Linux>) -> bool {
     let namespaces = linux.and_then(|linux| linux.namespaces().as_ref());
-    namespaces.into_iter().flatten().any(|namespace| {
-        let path = namespace.path().as_ref();
-        namespace.typ() == LinuxNamespaceType::Ipc
-            && path.is_some_and(|path| !path.as_os_str().is_empty())
-    })
+    let mut all = namespaces.into_iter().flatten();
+    all.any(|namespace| namespace.typ() == LinuxNamespaceType::Ipc && is_joined(namespace))
 }
 
 /// Gives a container what it does not ask to share with its pod: IPC and a host name of its own, which
@@ -391,10 +395,7 @@ fn rewrite_namespaces(linux: &mut Linux, place: &PodPlace) -> Option<String> {
     use LinuxNamespaceType as Type;
     let mut process_namespace_of = None;
     for namespace in linux.namespaces_mut().iter_mut().flatten() {
-        let joined = namespace
-            .path()
-            .as_ref()
-            .is_some_and(|path| !path.as_os_str().is_empty());
+        let joined = is_joined(namespace);
         let of_the_pod = match (namespace.typ(), place) {
             (Type::Network, _) => true,
             (Type::Ipc | Type::Uts, PodPlace::Sandbox { .. }) => true,

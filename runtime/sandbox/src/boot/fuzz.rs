@@ -1,7 +1,8 @@
 //! A fuzz target: the first words of an agent that a hostile guest has replaced.
 //!
-//! They are the only bytes of a connection of the guest, beside the answers of the agent, that the host
-//! makes anything of: the streams of processes are passed on as they are.
+//! They are the only bytes of a connection of the guest, beside the answers of the agent and the heads of
+//! questions to a name server, that the host makes anything of: the streams of processes are passed on as
+//! they are.
 
 use std::io::Write;
 use std::net::Shutdown;

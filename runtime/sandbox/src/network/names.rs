@@ -51,7 +51,7 @@ impl Network {
     /// # Errors
     /// When it cannot be had in the guest, for example because a program listens there.
     pub(super) async fn lead_to_names(&self, machine: &Arc<Machine>) -> io::Result<()> {
-        let namespace = self.0.namespace.try_clone()?;
+        let namespace = &self.0.namespace;
         let sockets = namespace.run(|| fs::read_to_string(DATAGRAM_SOCKETS));
         let Some(server) = name_server(&sockets.await??) else {
             return Ok(());
@@ -66,6 +66,7 @@ impl Network {
             Ok::<_, io::Error>(guest)
         };
         let guest = timeout(LISTEN, listens).await??;
+        let namespace = namespace.try_clone()?;
         let server = SocketAddr::from((server, NAME_SERVICE));
         let asking = tokio::spawn(async move {
             if let Err(error) = ask_all(guest, namespace, server).await {

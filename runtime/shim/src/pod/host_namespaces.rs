@@ -1,6 +1,6 @@
 //! What a virtual machine cannot share with its host.
 
-use caisson_sandbox::PodPlace;
+use caisson_sandbox::{PodPlace, is_joined};
 use oci_spec::runtime::{LinuxNamespaceType as Type, Spec};
 
 use crate::error::TaskError;
@@ -23,25 +23,16 @@ const IPC: Shared = ("IPC", "ipc", "hostIPC");
 /// [`TaskError::Invalid`].
 pub(super) fn check(spec: &Spec, place: &PodPlace) -> Result<(), TaskError> {
     let linux = spec.linux().as_ref();
-    let listed = linux.and_then(|linux| linux.namespaces().as_ref());
-    let has = |wanted: Type| {
-        listed
-            .into_iter()
-            .flatten()
-            .any(|namespace| namespace.typ() == wanted)
-    };
-    let joins = |wanted: &Type| {
-        listed
-            .into_iter()
-            .flatten()
-            .any(|namespace| namespace.typ() == *wanted && namespace.path().is_some())
-    };
+    let listed = linux.and_then(|linux| linux.namespaces().as_deref());
+    let listed = listed.unwrap_or_default();
+    let has = |wanted: Type| listed.iter().any(|namespace| namespace.typ() == wanted);
     let of_a_pod = place.pod().is_some();
-    if !of_a_pod
-        && let Some(joined) = [Type::Pid, Type::Ipc, Type::Uts]
-            .iter()
-            .find(|one| joins(one))
-    {
+    let elsewhere = listed.iter().find(|namespace| {
+        let of_another = [Type::Pid, Type::Ipc, Type::Uts].contains(&namespace.typ());
+        of_another && is_joined(namespace)
+    });
+    if !of_a_pod && let Some(joined) = elsewhere {
+        let joined = joined.typ();
         return Err(TaskError::Invalid(format!(
             "the container is to join the {joined} namespace of another one, which is in a virtual \
              machine of its own: only the containers of one pod can share it"

@@ -71,4 +71,10 @@ fn the_processes_ipc_and_host_name_of_a_container_elsewhere_cannot_be_joined() {
         assert_eq!(joining(name, &member), None);
     }
     assert_eq!(joining("network", &PodPlace::Outside), None);
+    // An empty path is none, here as everywhere.
+    let spec = json!({"ociVersion": "1.1.0", "linux": {"namespaces": [
+        {"type": "network"}, {"type": "pid", "path": ""}, {"type": "ipc", "path": ""},
+    ]}});
+    let spec = serde_json::from_value(spec).unwrap();
+    assert!(check(&spec, &PodPlace::Outside).is_ok());
 }
