@@ -47,10 +47,19 @@ fn lines(notes: &Path) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
+/// Checks that nobody holds the file's lock. A program that another test is starting has the descriptors
+/// of this process until its exec, so it may be free a moment later.
 #[track_caller]
 fn assert_free(path: &Path) {
     let file = fs::File::open(path).unwrap();
-    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let lock = || rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+    for _ in 0..200 {
+        if lock().is_ok() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    lock().unwrap();
 }
 
 #[test]
