@@ -4,8 +4,19 @@
 //! What an archive says depends on its entries alone: every file belongs to root, was changed at
 //! the epoch, and has an inode number counted from 1; entries come in the order of their names,
 //! so that a folder precedes what is in it.
+//!
+//! The content of a large file begins at a page, so that our kernel need not copy it
+//! (`kernel/patches`): the name before it has as many zeros more as that takes. Other readers of such
+//! archives end a name at the first zero.
 
 use std::collections::BTreeMap;
+
+/// Size of a page: files with at least as much content begin at one.
+const PAGE: usize = 4096;
+/// Length of a header.
+const HEADER: usize = 110;
+/// Longest name that Linux reads, with its zeros (PATH_MAX).
+const LONGEST_NAME: usize = 4096;
 
 /// What one name in the archive is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,13 +116,39 @@ impl Archive {
                 name: name.clone(),
                 size: content.len(),
             })?;
-            write_header(&mut out, index, mode, links, size, device, name);
+            let name_size = name_size(name, out.len(), content.len());
+            write_header(
+                &mut out,
+                index,
+                mode,
+                links,
+                size,
+                device,
+                (name, name_size),
+            );
             out.extend_from_slice(content);
             pad(&mut out, 4);
         }
-        write_header(&mut out, 0, 0, 1, 0, (0, 0), "TRAILER!!!");
+        let name = "TRAILER!!!";
+        write_header(&mut out, 0, 0, 1, 0, (0, 0), (name, name_size(name, 0, 0)));
         pad(&mut out, 512);
         Ok(out)
+    }
+}
+
+/// How many bytes `name` takes with the zeros behind it, in an entry that begins at `at`.
+fn name_size(name: &str, at: usize, content: usize) -> usize {
+    let shortest = name.len() + 1;
+    if content < PAGE {
+        return shortest;
+    }
+    let begin = at + HEADER;
+    let aligned = (begin + shortest).next_multiple_of(PAGE) - begin;
+    // Without it the file is copied, no more.
+    if aligned > LONGEST_NAME {
+        shortest
+    } else {
+        aligned
     }
 }
 
@@ -125,17 +162,29 @@ fn write_header(
     links: u32,
     size: u32,
     (major, minor): (u32, u32),
-    name: &str,
+    (name, name_size): (&str, usize),
 ) {
-    let name_size = u32::try_from(name.len().saturating_add(1)).unwrap_or(u32::MAX);
+    let fields_end = out.len() + HEADER;
     out.extend_from_slice(b"070701");
     for field in [
-        inode, mode, 0, 0, links, 0, size, 0, 0, major, minor, name_size, 0,
+        inode,
+        mode,
+        0,
+        0,
+        links,
+        0,
+        size,
+        0,
+        0,
+        major,
+        minor,
+        name_size as u32,
+        0,
     ] {
         out.extend_from_slice(format!("{field:08x}").as_bytes());
     }
     out.extend_from_slice(name.as_bytes());
-    out.push(0);
+    out.resize(fields_end + name_size, 0);
     pad(out, 4);
 }
 

@@ -3,6 +3,29 @@ use std::process::{Command, Stdio};
 
 use super::*;
 
+/// As in `init`, with the name of the entry before it as long as it must be for the worst place.
+#[test]
+fn a_large_file_begins_at_a_page_wherever_its_entry_is() {
+    for length in (1..4096).step_by(7) {
+        let mut archive = Archive::default();
+        let before = Entry::Directory { mode: 0o755 };
+        archive.add(&"a".repeat(length), before).unwrap();
+        let mode = 0o755;
+        let content = vec![b'x'; PAGE];
+        archive.add("b", Entry::File { mode, content }).unwrap();
+        let bytes = archive.to_bytes().unwrap();
+        let at = bytes.iter().position(|&byte| byte == b'x').unwrap();
+        let name = bytes.windows(2).rposition(|pair| pair == b"b\0").unwrap();
+        let name_size =
+            u32::from_str_radix(str::from_utf8(&bytes[name - 16..name - 8]).unwrap(), 16);
+        let name_size = name_size.unwrap() as usize;
+        assert!(name_size <= LONGEST_NAME);
+        assert!(at % PAGE == 0 || name_size == 2, "{length}: {at}");
+        assert_eq!(at, (name + name_size).next_multiple_of(4));
+        assert_eq!(bytes[name + 1..at], vec![0; at - name - 1]);
+    }
+}
+
 fn sample() -> Archive {
     let mut archive = Archive::default();
     // Added in an order that is not the archive's.
@@ -11,7 +34,7 @@ fn sample() -> Archive {
             "init",
             Entry::File {
                 mode: 0o755,
-                content: b"seven b".to_vec(),
+                content: vec![b'x'; 5000],
             },
         )
         .unwrap();
@@ -91,7 +114,17 @@ fn cpio_lists_what_was_put_in() {
                 "1970",
                 "dev/console"
             ],
-            &["-rwxr-xr-x", "1", "0", "0", "7", "Jan", "1", "1970", "init"],
+            &[
+                "-rwxr-xr-x",
+                "1",
+                "0",
+                "0",
+                "5000",
+                "Jan",
+                "1",
+                "1970",
+                "init"
+            ],
         ]
     );
 }

@@ -36,8 +36,8 @@ pub fn build_initrd(options: &Options) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// The guest root with `agent`, an executable's bytes, as its first program. Not compressed: the
-/// kernel then copies it once, and has no decompressor.
+/// The guest root with `agent`, an executable's bytes, as its first program. Not compressed: our
+/// kernel then keeps its pages where they are, another one copies them, and neither has a decompressor.
 ///
 /// # Errors
 /// Fails if the agent has 4 GiB or more.
@@ -105,7 +105,7 @@ fn build_agent(options: &Options) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What the agent is compiled with besides its profile. All of it is copied twice at every start, and
+/// What the agent is compiled with besides its profile. All of it is copied at every start, and
 /// stays in memory: so its 16 thousand relocations are packed into bits, and the tables for unwinding
 /// are left out.
 const FLAGS: [&str; 3] = [

@@ -7,6 +7,15 @@ fn the_same_agent_gives_the_same_bytes_and_another_gives_others() {
     assert_ne!(one, initrd_from_agent(b"Agent".to_vec()).unwrap());
 }
 
+/// So that the kernel keeps the pages instead of copying them.
+#[test]
+fn the_agents_content_begins_at_a_page() {
+    let agent = [b"agent", [b'x'; 10_000].as_slice()].concat();
+    let bytes = initrd_from_agent(agent).unwrap();
+    let at = bytes.windows(6).position(|window| window == b"agentx");
+    assert_eq!(at.unwrap() % 4096, 0);
+}
+
 #[test]
 fn the_root_holds_the_agent_and_nothing_to_live_off() {
     let bytes = initrd_from_agent(b"agent".to_vec()).unwrap();

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::definition::KconfigFiles;
 use crate::fragments::Fragments;
 use crate::kconfig::{Config, Unmet};
+use crate::patches::Patches;
 use crate::progress::{run_logged, say};
 use crate::source::{Source, remove_folder};
 use crate::{Options, check, elf, padding, replace_file, toolchain};
@@ -35,6 +36,7 @@ pub fn build_kernel(options: &Options) -> anyhow::Result<PathBuf> {
     let _lock = options.lock_cache()?;
     toolchain::require()?;
     let fragments = read_fragments(options)?;
+    let patches = read_patches(options)?;
     let source = Source::locate(options)?;
     let identity = source.identity()?;
     let folder = options.cache.join("kernel").join(source.folder_name());
@@ -43,13 +45,18 @@ pub fn build_kernel(options: &Options) -> anyhow::Result<PathBuf> {
     // A user's own tree can change without a sign: make decides what is up to date there.
     let key = identity
         .as_deref()
-        .map(|identity| key(identity, &fragments))
+        .map(|identity| key(identity, &patches, &fragments))
         .transpose()?;
     let up_to_date = kernel.exists() && key.is_some() && fs::read_to_string(&key_file).ok() == key;
     if !up_to_date {
         fs::create_dir_all(&folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
-        let tree = source.unpack(&folder.join("source"), identity.as_deref())?;
+        let tree = folder.join("source");
+        if !source.is_unpacked(&tree, identity.as_deref()) {
+            // Files of another source may look older than what was made of these.
+            remove_folder(&folder.join("build"))?;
+        }
+        let tree = source.unpack(&tree, identity.as_deref(), &patches)?;
         compile(&tree, &folder, &fragments, options.jobs())?;
         replace_file(&key_file, key.unwrap_or_default().as_bytes())?;
     }
@@ -66,12 +73,13 @@ pub fn verify_kernel_reproducible(options: &Options) -> anyhow::Result<()> {
     let kernel = build_kernel(options)?;
     let _lock = options.lock_cache()?;
     let fragments = read_fragments(options)?;
+    let patches = read_patches(options)?;
     let source = Source::locate(options)?;
     let folder = options.cache.join("a-second-build-of-the-kernel");
     remove_folder(&folder)?;
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     say("building the guest kernel again from nothing");
-    let tree = source.unpack(&folder.join("linux"), Some("second"))?;
+    let tree = source.unpack(&folder.join("linux"), Some("second"), &patches)?;
     compile(&tree, &folder, &fragments, options.jobs())?;
     let second = folder.join("vmlinux");
     let read =
@@ -100,14 +108,19 @@ fn read_fragments(options: &Options) -> anyhow::Result<Fragments> {
     )?)
 }
 
+fn read_patches(options: &Options) -> anyhow::Result<Patches> {
+    Patches::read(&options.workspace.join("guest-image/kernel/patches"))
+}
+
 /// A digest of all that decides what bytes come out.
-fn key(source: &str, fragments: &Fragments) -> anyhow::Result<String> {
+fn key(source: &str, patches: &Patches, fragments: &Fragments) -> anyhow::Result<String> {
     // The options, not the text: a better comment is no reason to compile.
     let options = format!("{:?}", fragments.config.iter().collect::<Vec<_>>());
     let mut digest = Sha256::new();
     for part in [
         &BUILDER.to_string(),
         source,
+        &patches.identity(),
         &options,
         &toolchain::versions()?,
     ] {

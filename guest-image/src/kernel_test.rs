@@ -19,25 +19,39 @@ fn an_option_that_cannot_be_set_is_explained() {
 }
 
 #[test]
-fn the_key_changes_with_the_source_and_the_options_but_not_with_comments() {
+fn the_key_changes_with_source_patches_and_options_but_not_with_comments() {
     let fragments =
         |text: &str| Fragments::merge(&[("a.config".to_owned(), text.to_owned())]).unwrap();
-    let base = key("6.12.1", &fragments("# Why.\nCONFIG_A=y\n")).unwrap();
+    let patches = |folder: &Path| Patches::read(folder).unwrap();
+    let none = patches(Path::new("/no/such/folder"));
+    let base = key("6.12.1", &none, &fragments("# Why.\nCONFIG_A=y\n")).unwrap();
     assert_eq!(
         base,
-        key("6.12.1", &fragments("# Why.\nCONFIG_A=y\n")).unwrap()
+        key("6.12.1", &none, &fragments("# Why.\nCONFIG_A=y\n")).unwrap()
     );
     assert_eq!(
         base,
-        key("6.12.1", &fragments("# A better reason.\nCONFIG_A=y\n")).unwrap()
+        key(
+            "6.12.1",
+            &none,
+            &fragments("# A better reason.\nCONFIG_A=y\n")
+        )
+        .unwrap()
     );
     assert_ne!(
         base,
-        key("6.12.2", &fragments("# Why.\nCONFIG_A=y\n")).unwrap()
+        key("6.12.2", &none, &fragments("# Why.\nCONFIG_A=y\n")).unwrap()
     );
     assert_ne!(
         base,
-        key("6.12.1", &fragments("# Why.\nCONFIG_B=y\n")).unwrap()
+        key("6.12.1", &none, &fragments("# Why.\nCONFIG_B=y\n")).unwrap()
+    );
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("1-a.patch"), "").unwrap();
+    let one = patches(folder.path());
+    assert_ne!(
+        base,
+        key("6.12.1", &one, &fragments("# Why.\nCONFIG_A=y\n")).unwrap()
     );
 }
 

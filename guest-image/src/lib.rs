@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!  Debian's linux-source package ┐
-//!  or a tree or tarball you name ├─▶ kernel/*.config ─▶ make ─▶ pack ──▶ vmlinux
-//!                                ┘
+//!  or a tarball you name         ├─▶ kernel/patches/*.patch ┐
+//!                                ┘                          ├─▶ kernel/*.config ─▶ make ─▶ pack ──▶ vmlinux
+//!  or an unpacked tree ─────────────────────────────────────┘
 //!  caisson-agent, static ─────────────────────▶ newc archive ─────────▶ initrd.img
 //! ```
 //!
@@ -22,6 +23,7 @@ pub mod kconfig;
 mod kernel;
 pub mod mirror;
 mod padding;
+mod patches;
 mod progress;
 pub mod required;
 mod source;
@@ -45,7 +47,8 @@ pub struct Options {
     pub workspace: PathBuf,
     /// Folder for the downloaded source, build trees, logs and results. About 3 GB.
     pub cache: PathBuf,
-    /// A kernel source tree or a tarball of one; `None` for Debian's linux-source package.
+    /// A kernel source tree, which is used as it is, or a tarball of one, which gets Caisson's own
+    /// patches; `None` for Debian's linux-source package, which gets them, too.
     pub kernel_source: Option<PathBuf>,
     /// Compilers at a time; `None` for one per processor.
     pub jobs: Option<NonZeroUsize>,

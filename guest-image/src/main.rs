@@ -19,7 +19,8 @@ use clap::{Parser, Subcommand};
 struct Arguments {
     #[command(subcommand)]
     command: Option<Action>,
-    /// Kernel source tree or tarball [default: Debian's linux-source package]
+    /// Kernel source: a tarball, which gets Caisson's patches, or a tree, which is left as it is
+    /// [default: Debian's linux-source package]
     #[arg(long, value_name = "PATH", global = true)]
     kernel_source: Option<PathBuf>,
     /// Folder for downloads and builds [default: $CAISSON_CACHE or ~/.cache/caisson]

@@ -11,12 +11,17 @@ use sha2::{Digest, Sha256};
 
 use crate::Options;
 use crate::mirror::Mirror;
+use crate::patches::{self, Patches};
 use crate::progress::{run_logged, say};
 
 /// The package: the long-term kernel that Debian's release below is built around.
 const PACKAGE: &str = "linux-source-6.12";
 /// The Debian release it is taken from.
 const SUITE: &str = "trixie";
+
+/// In an unpacked tree, the identity of what it is from. Written last, so that a tree without it is half
+/// unpacked.
+const STAMP: &str = ".caisson-source";
 
 /// A kernel source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,18 +95,39 @@ impl Source {
         }
     }
 
-    /// The unpacked tree, made at `folder` if it is not there. A user's own tree is used where
-    /// it is.
-    pub(crate) fn unpack(&self, folder: &Path, identity: Option<&str>) -> anyhow::Result<PathBuf> {
+    /// Whether the tree at `folder` is what `unpack` would make, up to patches. A user's own tree is
+    /// where it is.
+    pub(crate) fn is_unpacked(&self, folder: &Path, identity: Option<&str>) -> bool {
+        let stamp = || fs::read_to_string(folder.join(STAMP)).ok();
+        matches!(self, Self::Tree(_))
+            || identity.is_some()
+                && stamp().as_deref() == identity
+                && !patches::is_half_changed(folder)
+    }
+
+    /// The unpacked tree with the patches, made at `folder` if it is not there. A user's own tree is
+    /// used where it is, and as it is.
+    pub(crate) fn unpack(
+        &self,
+        folder: &Path,
+        identity: Option<&str>,
+        patches: &Patches,
+    ) -> anyhow::Result<PathBuf> {
         let file = match self {
             Self::Tree(path) => return Ok(path.clone()),
             Self::Package(path) | Self::Tarball(path) => path,
         };
-        // Written last, so that a tree without it is half unpacked or from another source.
-        let stamp = folder.join(".caisson-source");
-        if identity.is_some() && fs::read_to_string(&stamp).ok().as_deref() == identity {
-            return Ok(folder.to_owned());
+        if !self.is_unpacked(folder, identity) {
+            self.unpack_anew(file, folder)?;
+            let stamp = folder.join(STAMP);
+            fs::write(&stamp, identity.unwrap_or_default())
+                .with_context(|| format!("cannot write {}", stamp.display()))?;
         }
+        patches.bring_to(folder)?;
+        Ok(folder.to_owned())
+    }
+
+    fn unpack_anew(&self, file: &Path, folder: &Path) -> anyhow::Result<()> {
         say(&format!("unpacking {}", file_name(file)));
         remove_folder(folder)?;
         fs::create_dir_all(folder)
@@ -118,10 +144,7 @@ impl Source {
             }
             _ => untar(file, folder)?,
         }
-        require_tree(folder)?;
-        fs::write(&stamp, identity.unwrap_or_default())
-            .with_context(|| format!("cannot write {}", stamp.display()))?;
-        Ok(folder.to_owned())
+        require_tree(folder)
     }
 }
 

@@ -1,5 +1,9 @@
 use super::*;
 
+fn no_patches() -> Patches {
+    Patches::read(Path::new("/no/such/folder")).unwrap()
+}
+
 /// A folder that passes for a source tree.
 fn tree(path: &Path) {
     fs::create_dir_all(path.join("arch/x86")).unwrap();
@@ -27,11 +31,21 @@ fn a_tarball_is_unpacked_once_and_again_when_it_changed() {
     let source = Source::given(&tarball).unwrap();
     let target = dir.path().join("unpacked");
     let first = source.identity().unwrap();
-    source.unpack(&target, first.as_deref()).unwrap();
+    let folder = dir.path().join("patches");
+    let unpack = |identity: Option<&str>| {
+        let patches = Patches::read(&folder).unwrap();
+        source.unpack(&target, identity, &patches).unwrap();
+    };
+    unpack(first.as_deref());
     assert!(target.join("arch/x86/Kconfig").exists());
 
     fs::write(target.join("mark"), "").unwrap();
-    source.unpack(&target, first.as_deref()).unwrap();
+    fs::create_dir(&folder).unwrap();
+    let patch = "--- a/Makefile\n+++ b/Makefile\n@@ -1 +1 @@\n-all:\n+none:\n";
+    fs::write(folder.join("1-a.patch"), patch).unwrap();
+    unpack(first.as_deref());
+    let patched = fs::read_to_string(target.join("Makefile")).unwrap();
+    assert_eq!(patched, "none:\n");
     assert!(
         target.join("mark").exists(),
         "unpacked although nothing changed"
@@ -41,8 +55,16 @@ fn a_tarball_is_unpacked_once_and_again_when_it_changed() {
     pack();
     let second = source.identity().unwrap();
     assert_ne!(first, second);
-    source.unpack(&target, second.as_deref()).unwrap();
+    unpack(second.as_deref());
     assert!(target.join("more").exists());
+    assert!(!target.join("mark").exists());
+    let patched = fs::read_to_string(target.join("Makefile")).unwrap();
+    assert_eq!(patched, "none:\n");
+
+    // As if the program had been killed while it changed the tree.
+    fs::write(target.join("mark"), "").unwrap();
+    fs::write(target.join(".caisson-patches/changing"), "").unwrap();
+    unpack(second.as_deref());
     assert!(!target.join("mark").exists());
 }
 
@@ -62,7 +84,7 @@ fn what_is_no_source_is_refused_by_what_it_lacks() {
     fs::write(&file, "not a tarball").unwrap();
     let error = Source::given(&file)
         .unwrap()
-        .unpack(&dir.path().join("out"), Some("x"))
+        .unpack(&dir.path().join("out"), Some("x"), &no_patches())
         .unwrap_err();
     assert!(format!("{error:#}").contains("is it a tarball of a kernel source?"));
 }

@@ -16,6 +16,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("bison", "bison"),
     ("bc", "bc"),
     ("perl", "perl"),
+    ("patch", "patch"),
     ("xz", "xz-utils"),
     ("tar", "tar"),
 ];

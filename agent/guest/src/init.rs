@@ -89,8 +89,10 @@ async fn serve(missing: Vec<&'static str>) -> Result<(), AgentError> {
     if let Err(error) = loopback::raise() {
         last_words(&format!("the loopback interface stays down: {error}"));
     }
-    if let Err(error) = sysctl::set(&[large_packets()]) {
-        last_words(&error.to_string());
+    for parameter in [large_packets(), short_lists_of_free_pages()] {
+        if let Err(error) = sysctl::set(&[parameter]) {
+            last_words(&error.to_string());
+        }
     }
     fs::create_dir_all(STATE).doing("make the directory for containers")?;
     if let Err(error) = shared {
@@ -141,6 +143,13 @@ async fn serve(missing: Vec<&'static str>) -> Result<(), AgentError> {
 /// costs an exit there is even more to do. Cutting them costs the guest nothing.
 fn large_packets() -> (String, String) {
     ("net.ipv4.tcp_tso_rtt_log".into(), "14".into())
+}
+
+/// The parameter by which a processor keeps at most one of 256 pages of memory in a list of its own when
+/// they are free. Without it Linux lets the list grow to an eighth of memory while much is freed, and
+/// gives an eighth of it back each second: pages that nobody uses, and that the host does not get.
+fn short_lists_of_free_pages() -> (String, String) {
+    ("vm.percpu_pagelist_high_fraction".into(), "256".into())
 }
 
 fn say_hello(missing: Vec<&'static str>) -> Result<(), AgentError> {

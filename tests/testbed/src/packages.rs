@@ -28,6 +28,7 @@ pub const FOR_BUILDING: &[&str] = &[
     "libcap-ng-dev",
     "libelf-dev",
     "libseccomp-dev",
+    "patch",
     "xz-utils",
 ];
 

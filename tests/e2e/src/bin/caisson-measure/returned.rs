@@ -1,7 +1,7 @@
 //! How long it takes until memory that a guest has freed is the host's again.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -40,20 +40,25 @@ pub(crate) fn measure(rounds: usize, table: &mut Table) {
         let mut command = Command::new("ctr");
         command.args(["task", "exec", "--exec-id", "memory", "returned"]);
         command.arg(format!("/measured/{}", bench::PROGRAM));
-        command.args(["", "", "memory"]).stdout(Stdio::piped());
+        command.args(["", "", "memory"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut exec = command.spawn().expect("ctr is installed");
+        let mut answer = exec.stdin.take().expect("it is a pipe");
         let said = exec.stdout.take().expect("it is a pipe");
-        let mut line = String::new();
-        let read = BufReader::new(said).read_line(&mut line);
-        let (begun, used) = (Instant::now(), guest_memory(vmm));
-        assert!(
-            read.is_ok() && !line.is_empty(),
-            "the guest has not freed it"
-        );
+        let mut said = BufReader::new(said).lines();
+        let mut hears = |word| {
+            let line = said.next().map(|line| line.expect("it is a line"));
+            assert_eq!(line.as_deref(), Some(word));
+        };
+        hears("used");
+        let used = guest_memory(vmm);
         assert!(
             used > before + FREED / 2,
             "the guest has not used it: {used}"
         );
+        answer.write_all(b"go on\n").expect("it listens");
+        hears("freed");
+        let begun = Instant::now();
         while guest_memory(vmm) > before + STAYS && begun.elapsed() < PATIENCE {
             // There is no event to wait for.
             thread::sleep(Duration::from_millis(20));

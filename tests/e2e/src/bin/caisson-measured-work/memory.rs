@@ -1,11 +1,13 @@
-//! Memory that is used, and freed at a moment that the host learns of.
+//! Memory that is used, and freed when the host has seen that, at a moment that it learns of.
 
 use std::hint::black_box;
-use std::io::Write;
+use std::io::{self, BufRead, Write};
 
 const SIZE: usize = 512 << 20;
 const PAGE: usize = 4096;
 
+/// What is said when it is used. A line is the answer.
+const USED: &str = "used";
 /// What is said when it is freed.
 const FREED: &str = "freed";
 
@@ -15,9 +17,16 @@ pub(crate) fn work() {
         *byte = 1;
     }
     black_box(&memory);
+    say(USED);
+    let answer = io::stdin().lock().lines().next();
+    assert!(answer.is_some(), "nobody answers");
     // A mapping of its own, as large as it is: the allocator gives it back at once.
     drop(memory);
-    println!("{FREED}");
-    let flushed = std::io::stdout().flush();
+    say(FREED);
+}
+
+fn say(word: &str) {
+    println!("{word}");
+    let flushed = io::stdout().flush();
     flushed.expect("somebody listens");
 }
