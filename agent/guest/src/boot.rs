@@ -4,6 +4,7 @@ pub mod kernel;
 pub mod loopback;
 pub mod mounts;
 pub mod phase;
+pub mod pieces;
 pub mod power;
 
 use std::fs::File;

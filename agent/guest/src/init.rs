@@ -11,7 +11,7 @@ use std::sync::Arc;
 use caisson_protocol::{AGENT_PORT, DIAL_PORT, HELLO_PORT, Hello, NAME_PORT, STREAM_PORT, VERSION};
 use tokio::sync::Notify;
 
-use crate::boot::{self, kernel, loopback, mounts, phase, power};
+use crate::boot::{self, kernel, loopback, mounts, phase, pieces, power};
 use crate::cgroup;
 use crate::container::Tools;
 use crate::error::{AgentError, Doing};
@@ -93,6 +93,9 @@ async fn serve(missing: Vec<&'static str>) -> Result<(), AgentError> {
         if let Err(error) = sysctl::set(&[parameter]) {
             last_words(&error.to_string());
         }
+    }
+    if let Err(error) = pieces::enlarge() {
+        last_words(&format!("memory comes in small pieces: {error}"));
     }
     fs::create_dir_all(STATE).doing("make the directory for containers")?;
     if let Err(error) = shared {

@@ -16,6 +16,7 @@ mod device;
 mod file_system;
 mod filter;
 mod inherited;
+mod kept_files;
 mod open_files;
 mod private_roots;
 mod ring;

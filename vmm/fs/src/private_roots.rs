@@ -10,6 +10,8 @@
 //!
 //! The number of a private file has a bit of its own, so that nothing has to be kept about it. A guest
 //! that sets or clears the bit only changes what it may keep itself: access is decided elsewhere.
+//!
+//! Private files need not be opened either, see [`kept_files`](crate::kept_files).
 
 use std::ffi::CStr;
 use std::io;
@@ -21,6 +23,8 @@ use virtiofsd::filesystem::{
 };
 use virtiofsd::fuse::{ATTR_SUBMOUNT, Attr, SetattrIn};
 use virtiofsd::passthrough::PassthroughFs;
+
+use crate::kept_files::{self, KeptFiles, NO_OPEN, Use, is_opened};
 
 /// What the shim calls the mark and the root file system in a container's directory.
 const MARK: &CStr = c"private";
@@ -37,11 +41,18 @@ pub(crate) const NUMBER_BITS: [u64; 2] = [PRIVATE, TOP];
 const LONG: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The served file system, of which the guest may keep what is private.
-pub(crate) struct PrivateRoots(PassthroughFs);
+pub(crate) struct PrivateRoots {
+    served: PassthroughFs,
+    /// What the guest uses without opening it.
+    kept: KeptFiles,
+}
 
 impl PrivateRoots {
     pub(crate) fn new(file_system: PassthroughFs) -> Self {
-        Self(file_system)
+        Self {
+            served: file_system,
+            kept: KeptFiles::default(),
+        }
     }
 
     /// Whether what is called so in a directory is private, unless it is another mount.
@@ -52,13 +63,24 @@ impl PrivateRoots {
         if parent & TOP == 0 || name != ROOTFS {
             return false;
         }
-        match self.0.lookup(context, plain(parent), MARK) {
+        match self.served.lookup(context, plain(parent), MARK) {
             Ok(mark) => {
-                self.0.forget(context, mark.inode, 1);
+                self.served.forget(context, mark.inode, 1);
                 true
             }
             Err(_) => false,
         }
+    }
+
+    /// The library's handle of a file for which the guest names `handle`.
+    fn handle(&self, context: Context, inode: u64, handle: u64, purpose: Use) -> io::Result<u64> {
+        self.kept
+            .handle(&self.served, context, inode, handle, purpose)
+    }
+
+    /// Closes what is open of a file although the guest has not opened it.
+    fn close(&self, context: Context, inode: u64, purposes: &[Use]) {
+        self.kept.close(&self.served, context, inode, purposes);
     }
 
     /// What the guest gets to know of a file in a directory.
@@ -66,8 +88,13 @@ impl PrivateRoots {
         let is_mount = entry.attr.flags & ATTR_SUBMOUNT != 0;
         let is_root = parent & TOP != 0;
         if (is_root || !is_mount) && self.is_private(context, parent, name) {
+            let mut attr = entry.attr;
+            if matches!(attr.mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR) {
+                attr.flags |= NO_OPEN;
+            }
             return Entry {
                 inode: entry.inode | PRIVATE,
+                attr,
                 attr_timeout: LONG,
                 entry_timeout: LONG,
                 ..entry
@@ -88,7 +115,7 @@ fn plain(inode: u64) -> u64 {
     inode & !(PRIVATE | TOP)
 }
 
-fn kept((attributes, time): (Attr, Duration), inode: u64) -> (Attr, Duration) {
+fn lasting((attributes, time): (Attr, Duration), inode: u64) -> (Attr, Duration) {
     let time = if inode & PRIVATE == 0 { time } else { LONG };
     (attributes, time)
 }
@@ -128,7 +155,7 @@ fn place(offset: u64) -> io::Result<u64> {
 macro_rules! passed_on {
     ($($name:ident($($argument:ident: $kind:ty),*) -> $answer:ty;)*) => {$(
         fn $name(&self, context: Context, inode: u64, $($argument: $kind),*) -> $answer {
-            self.0.$name(context, plain(inode), $($argument),*)
+            self.served.$name(context, plain(inode), $($argument),*)
         }
     )*};
 }
@@ -143,8 +170,46 @@ macro_rules! made {
             name: &CStr,
             $($argument: $kind),*
         ) -> io::Result<Entry> {
-            let entry = self.0.$name(context, plain(parent), name, $($argument),*)?;
+            let entry = self.served.$name(context, plain(parent), name, $($argument),*)?;
             Ok(self.told(context, parent, name, entry))
+        }
+    )*};
+}
+
+/// Calls that use a file, which the guest may not have opened.
+macro_rules! used {
+    ($($name:ident($($before:ident: $first:ty),*), $purpose:expr,
+       ($($after:ident: $kind:ty),*) -> $answer:ty;)*) => {$(
+        fn $name(
+            &self,
+            context: Context,
+            inode: u64,
+            $($before: $first,)*
+            handle: u64,
+            $($after: $kind,)*
+        ) -> io::Result<$answer> {
+            let inode = plain(inode);
+            let handle = self.handle(context, inode, handle, $purpose)?;
+            self.served.$name(context, inode, $($before,)* handle, $($after),*)
+        }
+    )*};
+}
+
+/// Calls about the end of a file's use: nothing is to be done for one that the guest has not opened.
+macro_rules! ended {
+    ($($name:ident($($before:ident: $first:ty),*), ($($after:ident: $kind:ty),*);)*) => {$(
+        fn $name(
+            &self,
+            context: Context,
+            inode: u64,
+            $($before: $first,)*
+            handle: u64,
+            $($after: $kind),*
+        ) -> io::Result<()> {
+            match is_opened(handle) {
+                true => self.served.$name(context, plain(inode), $($before,)* handle, $($after),*),
+                false => Ok(()),
+            }
         }
     )*};
 }
@@ -155,15 +220,17 @@ impl FileSystem for PrivateRoots {
     type DirIter = <PassthroughFs as FileSystem>::DirIter;
 
     fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
-        self.0.init(capable)
+        let options = self.served.init(capable)?;
+        kept_files::use_up_no_handle(&self.served)?;
+        Ok(options)
     }
 
     fn destroy(&self) {
-        self.0.destroy();
+        self.served.destroy();
     }
 
     fn lookup(&self, context: Context, parent: u64, name: &CStr) -> io::Result<Entry> {
-        match self.0.lookup(context, plain(parent), name) {
+        match self.served.lookup(context, plain(parent), name) {
             Ok(entry) => Ok(self.told(context, parent, name, entry)),
             Err(error) if parent & PRIVATE != 0 && error.raw_os_error() == Some(libc::ENOENT) => {
                 Ok(absent())
@@ -172,10 +239,17 @@ impl FileSystem for PrivateRoots {
         }
     }
 
+    fn forget(&self, context: Context, inode: u64, count: u64) {
+        let inode = plain(inode);
+        // A file that was removed takes its place for as long as it is open.
+        self.close(context, inode, &Use::ALL);
+        self.served.forget(context, inode, count);
+    }
+
     fn batch_forget(&self, context: Context, requests: Vec<(u64, u64)>) {
-        let requests = requests.into_iter();
-        let plain = requests.map(|(inode, count)| (plain(inode), count));
-        self.0.batch_forget(context, plain.collect());
+        for (inode, count) in requests {
+            self.forget(context, inode, count);
+        }
     }
 
     fn getattr(
@@ -184,8 +258,9 @@ impl FileSystem for PrivateRoots {
         inode: u64,
         handle: Option<u64>,
     ) -> io::Result<(Attr, Duration)> {
-        let attributes = self.0.getattr(context, plain(inode), handle)?;
-        Ok(kept(attributes, inode))
+        let handle = handle.filter(|&handle| is_opened(handle));
+        let attributes = self.served.getattr(context, plain(inode), handle)?;
+        Ok(lasting(attributes, inode))
     }
 
     fn setattr(
@@ -196,10 +271,14 @@ impl FileSystem for PrivateRoots {
         handle: Option<u64>,
         valid: SetattrValid,
     ) -> io::Result<(Attr, Duration)> {
+        let handle = handle.filter(|&handle| is_opened(handle));
+        if valid.contains(SetattrValid::SIZE) {
+            self.close(context, plain(inode), &[Use::Read]);
+        }
         let attributes = self
-            .0
+            .served
             .setattr(context, plain(inode), attributes, handle, valid)?;
-        Ok(kept(attributes, inode))
+        Ok(lasting(attributes, inode))
     }
 
     made! {
@@ -216,13 +295,15 @@ impl FileSystem for PrivateRoots {
         extensions: Extensions,
     ) -> io::Result<Entry> {
         let entry = self
-            .0
+            .served
             .symlink(context, target, plain(parent), name, extensions)?;
         Ok(self.told(context, parent, name, entry))
     }
 
     fn link(&self, context: Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry> {
-        let entry = self.0.link(context, plain(inode), plain(parent), name)?;
+        let entry = self
+            .served
+            .link(context, plain(inode), plain(parent), name)?;
         Ok(self.told(context, parent, name, entry))
     }
 
@@ -236,7 +317,7 @@ impl FileSystem for PrivateRoots {
         flags: u32,
     ) -> io::Result<()> {
         let (old_parent, new_parent) = (plain(old_parent), plain(new_parent));
-        self.0
+        self.served
             .rename(context, old_parent, old_name, new_parent, new_name, flags)
     }
 
@@ -247,7 +328,10 @@ impl FileSystem for PrivateRoots {
         kill_priv: bool,
         flags: u32,
     ) -> io::Result<(Option<u64>, OpenOptions)> {
-        let (handle, options) = self.0.open(context, plain(inode), kill_priv, flags)?;
+        if flags.cast_signed() & (libc::O_ACCMODE | libc::O_TRUNC) != libc::O_RDONLY {
+            self.close(context, plain(inode), &[Use::Read]);
+        }
+        let (handle, options) = self.served.open(context, plain(inode), kill_priv, flags)?;
         Ok((handle, relaxed(options, inode, flags)))
     }
 
@@ -262,7 +346,7 @@ impl FileSystem for PrivateRoots {
         umask: u32,
         extensions: Extensions,
     ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
-        let (entry, handle, options) = self.0.create(
+        let (entry, handle, options) = self.served.create(
             context,
             plain(parent),
             name,
@@ -272,7 +356,14 @@ impl FileSystem for PrivateRoots {
             umask,
             extensions,
         )?;
+        let number = entry.inode;
         let entry = self.told(context, parent, name, entry);
+        let handle = match entry.attr.flags & NO_OPEN {
+            0 => handle,
+            _ => self
+                .kept
+                .keep_created(&self.served, context, number, handle, flags),
+        };
         let options = relaxed(options, entry.inode, flags);
         Ok((entry, handle, options))
     }
@@ -289,7 +380,8 @@ impl FileSystem for PrivateRoots {
         flags: u32,
     ) -> io::Result<usize> {
         let (inode, offset) = (plain(inode), place(offset)?);
-        self.0
+        let handle = self.handle(context, inode, handle, Use::Read)?;
+        self.served
             .read(context, inode, handle, writer, size, offset, owner, flags)
     }
 
@@ -307,26 +399,46 @@ impl FileSystem for PrivateRoots {
         flags: u32,
     ) -> io::Result<usize> {
         let (inode, offset) = (plain(inode), place(offset)?);
-        self.0.write(
+        let handle = self.handle(context, inode, handle, Use::Write)?;
+        self.served.write(
             context, inode, handle, reader, size, offset, owner, delayed, kill_priv, flags,
         )
     }
 
+    fn readdir(
+        &self,
+        context: Context,
+        inode: u64,
+        handle: u64,
+        size: u32,
+        offset: u64,
+    ) -> io::Result<Self::DirIter> {
+        let inode = plain(inode);
+        if offset == 0 && !is_opened(handle) {
+            // Who begins sees the directory as it is now.
+            self.close(context, inode, &[Use::List]);
+        }
+        let handle = self.handle(context, inode, handle, Use::List)?;
+        self.served.readdir(context, inode, handle, size, offset)
+    }
+
+    used! {
+        fsync(data_only: bool), Use::Read, () -> ();
+        fsyncdir(data_only: bool), Use::List, () -> ();
+        fallocate(), Use::Write, (mode: u32, offset: u64, length: u64) -> ();
+        lseek(), Use::Read, (offset: u64, whence: u32) -> u64;
+    }
+
+    ended! {
+        flush(), (owner: u64);
+        release(flags: u32), (flush: bool, unlock: bool, owner: Option<u64>);
+        releasedir(flags: u32), ();
+    }
+
     passed_on! {
-        forget(count: u64) -> ();
         readlink() -> io::Result<Vec<u8>>;
         unlink(name: &CStr) -> io::Result<()>;
         rmdir(name: &CStr) -> io::Result<()>;
-        flush(handle: u64, owner: u64) -> io::Result<()>;
-        fsync(data_only: bool, handle: u64) -> io::Result<()>;
-        fallocate(handle: u64, mode: u32, offset: u64, length: u64) -> io::Result<()>;
-        release(
-            flags: u32,
-            handle: u64,
-            flush: bool,
-            unlock: bool,
-            owner: Option<u64>
-        ) -> io::Result<()>;
         statfs() -> io::Result<libc::statvfs64>;
         setxattr(
             name: &CStr,
@@ -338,11 +450,7 @@ impl FileSystem for PrivateRoots {
         listxattr(size: u32) -> io::Result<ListxattrReply>;
         removexattr(name: &CStr) -> io::Result<()>;
         opendir(flags: u32) -> io::Result<(Option<u64>, OpenOptions)>;
-        readdir(handle: u64, size: u32, offset: u64) -> io::Result<Self::DirIter>;
-        fsyncdir(data_only: bool, handle: u64) -> io::Result<()>;
-        releasedir(flags: u32, handle: u64) -> io::Result<()>;
         access(mask: u32) -> io::Result<()>;
-        lseek(handle: u64, offset: u64, whence: u32) -> io::Result<u64>;
         syncfs() -> io::Result<()>;
     }
 
@@ -359,7 +467,9 @@ impl FileSystem for PrivateRoots {
         flags: u64,
     ) -> io::Result<usize> {
         let (inode_in, inode_out) = (plain(inode_in), plain(inode_out));
-        self.0.copyfilerange(
+        let handle_in = self.handle(context, inode_in, handle_in, Use::Read)?;
+        let handle_out = self.handle(context, inode_out, handle_out, Use::Write)?;
+        self.served.copyfilerange(
             context, inode_in, handle_in, offset_in, inode_out, handle_out, offset_out, length,
             flags,
         )

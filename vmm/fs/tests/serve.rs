@@ -4,6 +4,8 @@
 #[path = "serve/forged.rs"]
 mod forged;
 mod guest;
+#[path = "serve/kept.rs"]
+mod kept;
 #[path = "serve/limits.rs"]
 mod limits;
 #[path = "serve/private.rs"]

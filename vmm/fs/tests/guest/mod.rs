@@ -134,6 +134,8 @@ pub struct Entry {
     pub mode: u32,
     pub uid: u32,
     pub submount: bool,
+    /// Whether it can be used without being opened.
+    pub no_open: bool,
     /// For how many seconds the name may be believed.
     pub valid: u64,
 }
@@ -423,6 +425,7 @@ fn entry(answer: &Answer) -> Result<Entry, i32> {
         mode: answer.u32(40 + 60),
         uid: answer.u32(40 + 68),
         submount: answer.u32(40 + 84) & 1 != 0,
+        no_open: answer.u32(40 + 84) & 1 << 31 != 0,
         valid: answer.u64(16),
     })
 }
