@@ -232,6 +232,7 @@ impl Disks {
             direct: host.direct,
             queues: self.queues,
             limits: Limits::default(),
+            parts: Vec::new(),
         });
         let refused = "the pod's machine does not take it";
         let slot = connection::plug(&self.machine, config, vec![host.file], refused).await?;
