@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use caisson_protocol::agent::{
-    CreateContainerRequest, DiskResponse, NewDirectory, RootMount, RootPlace,
+    CreateContainerRequest, DiskNumber, NewDirectory, RootMount, RootPlace,
 };
 use rustix::mount::MountFlags;
 use ttrpc::Code;
@@ -19,7 +19,7 @@ use crate::guest::{Guest, context, in_guest, refusal};
 
 /// A disk of this machine, made of a file; the kernel forgets it when nobody has it open.
 struct Disk {
-    number: DiskResponse,
+    number: DiskNumber,
     _open: File,
     _file: tempfile::NamedTempFile,
 }
@@ -62,7 +62,7 @@ impl Disk {
         let number = fs::read_to_string(format!("/sys/block/{name}/dev")).unwrap();
         let (major, minor) = number.trim().split_once(':').unwrap();
         Some(Self {
-            number: DiskResponse {
+            number: DiskNumber {
                 major: major.parse().unwrap(),
                 minor: minor.parse().unwrap(),
                 ..Default::default()
