@@ -20,6 +20,7 @@ pub mod localhost;
 pub mod mirror;
 pub mod names;
 pub mod network;
+pub mod partition;
 pub mod placed_devices;
 pub mod pod;
 pub mod pod_processes;

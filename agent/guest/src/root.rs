@@ -1,9 +1,9 @@
 //! Root file systems that the guest mounts: what is on disks, and overlays of that.
 //!
 //! ```text
-//!   <state>/<name>-root/0   erofs on vda ──┐ lower
-//!   <state>/<name>-root/1   erofs on vdb ──┤ lower
-//!   <state>/<name>-root/2   ext4 on vdc  ──┤ upper, work
+//!   <state>/<name>-root/0   erofs on vda1 ─┐ lower
+//!   <state>/<name>-root/1   erofs on vda2 ─┤ lower
+//!   <state>/<name>-root/2   ext4 on vdb  ──┤ upper, work
 //!   <state>/<name>-root/3   overlay  ◀─────┘             the root
 //! ```
 //!
@@ -12,17 +12,37 @@
 
 mod kernel_log;
 mod mount;
+mod overlay;
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use caisson_protocol::MAX_ROOT_MOUNTS;
 use caisson_protocol::agent::RootMount;
+use caisson_protocol::{MAX_DISK_PARTS, MAX_NEW_DIRECTORIES, MAX_ROOT_MOUNTS};
 use rustix::mount::UnmountFlags;
 
 use crate::error::{AgentError, Doing};
+
+/// That no mount is of more than there can be.
+fn check(mounts: &[RootMount]) -> Result<(), AgentError> {
+    for mount in mounts {
+        for (what, count, most) in [
+            ("disks", mount.disks.len(), MAX_DISK_PARTS),
+            ("layers", mount.lower.len(), MAX_ROOT_MOUNTS),
+            ("directories", mount.directories.len(), MAX_NEW_DIRECTORIES),
+        ] {
+            if count > most {
+                return Err(AgentError::InvalidArgument(format!(
+                    "{}: {count} {what} are not possible, {most} are",
+                    mount.name
+                )));
+            }
+        }
+    }
+    Ok(())
+}
 
 /// Name of the directory of what is mounted for a container, next to that of its state.
 #[must_use]
@@ -52,6 +72,7 @@ impl Root {
                 mounts.len()
             )));
         }
+        check(mounts)?;
         make_directory(&directory)?;
         // From here on, dropping it undoes what was done.
         let mut root = Self {

@@ -319,12 +319,11 @@ impl agent_ttrpc::Agent for Service {
     async fn add_disk(
         &self,
         _: &TtrpcContext,
-        request: agent::DiskRequest,
-    ) -> ttrpc::Result<agent::DiskResponse> {
-        let number = to_the_end(blocking(move || disk::add(request.slot))).await?;
-        Ok(agent::DiskResponse {
-            major: number.major,
-            minor: number.minor,
+        request: agent::AddDiskRequest,
+    ) -> ttrpc::Result<agent::AddDiskResponse> {
+        let disks = to_the_end(blocking(move || disk::add(&request))).await?;
+        Ok(agent::AddDiskResponse {
+            disks,
             ..Default::default()
         })
     }

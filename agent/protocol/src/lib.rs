@@ -38,9 +38,13 @@ pub const NAME_PORT: u32 = 1027;
 pub const HELLO_PORT: u32 = 1024;
 /// Context id of the host (virtio 1.3 §5.10.4).
 pub const HOST_CID: u32 = 2;
-/// Most mounts of which a root file system is made: one for each disk that a pod may have, and as many
-/// that put them together.
-pub const MAX_ROOT_MOUNTS: usize = 32;
+/// Most parts that a disk has: as many files as the VMM makes one of.
+pub const MAX_DISK_PARTS: usize = 128;
+/// Most mounts of which a root file system is made: 128 layers (Docker and containerd's snapshotters stop at
+/// 127), a file system to write to, and what puts them together.
+pub const MAX_ROOT_MOUNTS: usize = 130;
+/// Most directories that a mount has made.
+pub const MAX_NEW_DIRECTORIES: usize = 16;
 /// The tag of the virtio-fs device that carries everything the pod may see of the host.
 pub const SHARED_TAG: &str = "caisson";
 /// Where the agent mounts that device.
@@ -51,4 +55,4 @@ pub const VOLUMES: &str = ".volumes";
 /// kernel's part of the start.
 pub const PHASE_PORT: u16 = 0x3f0;
 /// Version of this protocol; a shim and a guest image that differ are refused.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;

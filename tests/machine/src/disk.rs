@@ -77,6 +77,7 @@ impl Disk {
             direct: false,
             queues: 1,
             limits: Limits::default(),
+            parts: Vec::new(),
         };
         Device::new(DeviceConfig::Disk(config), vec![image.into()])
     }

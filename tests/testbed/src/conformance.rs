@@ -35,11 +35,7 @@ const CONTAINERS_PROGRAM: &str = "testbin";
 const VARIABLE: &str = "CAISSON_SHIMTEST";
 
 /// Suites that are left out, and why. docs/conformance.md says more.
-const SKIPPED: [(&str, &str); 4] = [
-    (
-        "layers",
-        "a root file system of more than 32 mounts is refused",
-    ),
+const SKIPPED: [(&str, &str); 3] = [
     (
         "net",
         "the network without a network namespace is to be the host's",

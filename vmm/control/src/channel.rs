@@ -15,8 +15,9 @@ use serde::de::DeserializeOwned;
 
 /// Largest message in bytes. A command line and a console tail fit many times over.
 pub const MAX_MESSAGE: usize = 64 * 1024;
-/// Most files that may travel with one message.
-pub const MAX_FILES: usize = 64;
+/// Most files that may travel with one message: those of a disk of [`crate::MAX_DISK_PARTS`] files, or of a
+/// boot. (Linux lets 253 travel: `SCM_MAX_FD`.)
+pub const MAX_FILES: usize = 160;
 
 /// Why a message could not be sent or received.
 #[derive(Debug, thiserror::Error)]

@@ -6,6 +6,13 @@ use serde::{Deserialize, Serialize};
 pub const MAX_DISK_ID: usize = 20;
 /// Longest tag of a file server in bytes (virtio 1.3 §5.11.4).
 pub const MAX_TAG: usize = 36;
+/// Most files of which one disk is made: as many layers as an image may have in the field (Docker and
+/// containerd's snapshotters stop at 127), and one more.
+pub const MAX_DISK_PARTS: usize = 128;
+/// To what the beginnings of files on a disk are aligned, in bytes: a page, as in the page cache.
+pub const PART_ALIGNMENT: u64 = 4096;
+/// The unit in which disks are measured, in bytes (virtio 1.3 §5.2.4).
+pub const SECTOR: u64 = 512;
 /// Most queues of a disk and most queue pairs of a network interface.
 pub const MAX_QUEUES: u8 = 8;
 
@@ -34,7 +41,8 @@ impl DeviceConfig {
     #[must_use]
     pub fn file_count(&self) -> usize {
         match self {
-            Self::Disk(_) | Self::FileServer(_) => 1,
+            Self::Disk(disk) => disk.parts.len().max(1),
+            Self::FileServer(_) => 1,
             Self::Net(net) => usize::from(net.queue_pairs),
             Self::Balloon | Self::Memory | Self::Rng => 0,
         }
@@ -43,6 +51,11 @@ impl DeviceConfig {
 
 /// A disk. Its file is a regular file or a block device that holds the raw contents; the format is
 /// never guessed. It must be open for writing unless the disk is read-only.
+///
+/// A disk may also be made of several files ([`DiskConfig::parts`]), which the guest sees behind each
+/// other: so the layers of an image take one place on the bus instead of one each. There is no
+/// partition table on it. The agent is told where the files are, and tells its kernel (BLKPG); so the
+/// kernel needs no parser for tables, which would also read those of every volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskConfig {
@@ -58,6 +71,47 @@ pub struct DiskConfig {
     /// Limits on all requests together.
     #[serde(default)]
     pub limits: Limits,
+    /// Where each file is on the disk, from its beginning on, at most [`MAX_DISK_PARTS`]; what is
+    /// between them cannot be read. Empty: one file is the whole disk. A disk of parts is read-only, of
+    /// regular files, and not `direct`. See [`lay_out`].
+    #[serde(default)]
+    pub parts: Vec<DiskPart>,
+}
+
+/// Where a file is on a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskPart {
+    /// Where it begins, in bytes: a multiple of [`PART_ALIGNMENT`].
+    pub offset: u64,
+    /// How long it is, in bytes: a multiple of [`SECTOR`], 1 or more, and the size of the file.
+    pub bytes: u64,
+}
+
+impl DiskPart {
+    /// Where the next file may begin. At least one sector lies between two files: the guest's kernel
+    /// puts requests for neighbouring sectors together, whatever partition they are for, and one that
+    /// goes beyond a file is refused.
+    #[must_use]
+    pub fn next_offset(self) -> Option<u64> {
+        let end = self.offset.checked_add(self.bytes)?;
+        end.checked_add(SECTOR)?
+            .checked_next_multiple_of(PART_ALIGNMENT)
+    }
+}
+
+/// Lays files of these sizes out on a disk, one behind the other; `None` when they are larger than a
+/// disk can be.
+#[must_use]
+pub fn lay_out(sizes: &[u64]) -> Option<Vec<DiskPart>> {
+    let mut offset = 0;
+    let mut parts = Vec::with_capacity(sizes.len());
+    for &bytes in sizes {
+        let part = DiskPart { offset, bytes };
+        offset = part.next_offset()?;
+        parts.push(part);
+    }
+    i64::try_from(offset).ok().map(|_| parts)
 }
 
 /// A network interface. Its files are the queues of one tap, each opened with `IFF_VNET_HDR`,
@@ -109,3 +163,7 @@ pub struct Rate {
     /// What may be used at once after a pause, 1 or more.
     pub burst: u64,
 }
+
+#[cfg(test)]
+#[path = "device_test.rs"]
+mod tests;

@@ -16,8 +16,8 @@ mod metrics;
 
 pub use channel::{Channel, ChannelError, MAX_FILES, MAX_MESSAGE};
 pub use device::{
-    DeviceConfig, DiskConfig, FileServerConfig, Limits, MAX_DISK_ID, MAX_QUEUES, MAX_TAG,
-    NetConfig, Rate,
+    DeviceConfig, DiskConfig, DiskPart, FileServerConfig, Limits, MAX_DISK_ID, MAX_DISK_PARTS,
+    MAX_QUEUES, MAX_TAG, NetConfig, PART_ALIGNMENT, Rate, SECTOR, lay_out,
 };
 pub use message::{
     BootConfig, Event, Exit, ExitReason, FileRole, FromVmm, Phase, RefusalKind, Reply, Request,

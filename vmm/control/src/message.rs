@@ -7,7 +7,7 @@ use crate::metrics::Metrics;
 
 /// Version of this protocol. The shim and the VMM are installed together, so a difference means a
 /// half-finished installation and is refused.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// A numbered request from the shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

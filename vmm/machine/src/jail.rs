@@ -10,9 +10,9 @@ use rustix::process::Resource;
 
 use crate::filter;
 
-/// Descriptors. A machine needs at most some 2500: 1023 for connections, and for each of 32 devices
-/// as many as it has queues and interrupts.
-const DESCRIPTORS: u64 = 4096;
+/// Descriptors. A machine needs at most some 6600: 1023 for connections, for each of 32 devices as many
+/// as it has queues and interrupts, and for each of them that is a disk up to 128 files.
+const DESCRIPTORS: u64 = 8192;
 /// Threads of the user: vCPUs, two more, and workers of the kernel for each disk.
 const THREADS: u64 = 512;
 /// Memory that cannot be paged out: what rings took before Linux 5.12.

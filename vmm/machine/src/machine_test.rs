@@ -134,6 +134,7 @@ fn a_disk_is_made_of_a_file_that_fits() {
         direct: false,
         queues: 1,
         limits: Limits::default(),
+        parts: Vec::new(),
     };
     let make = |files: Vec<OwnedFd>| devices::disk(&disk, &mut files.into());
     let device = make(vec![file(&[0; 1024])]);

@@ -172,7 +172,7 @@ fn it_has_nothing_that_it_was_not_given() {
 
     let limits = vmm.read("limits");
     for (limit, most) in [
-        ("Max open files", "4096"),
+        ("Max open files", "8192"),
         ("Max processes", "512"),
         ("Max core file size", "0"),
         ("Max locked memory", "8388608"),
@@ -257,6 +257,7 @@ fn disk(id: &str, limits: Limits) -> DeviceConfig {
         direct: false,
         queues: 1,
         limits,
+        parts: Vec::new(),
     })
 }
 

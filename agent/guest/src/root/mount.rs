@@ -6,12 +6,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use caisson_protocol::agent::{DiskResponse, NewDirectory, RootMount, RootPlace};
+use caisson_protocol::agent::{DiskNumber, NewDirectory, RootMount, RootPlace};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
 use super::kernel_log::KernelLog;
+use super::overlay::Overlay;
 use crate::error::AgentError;
 
 /// Where the kernel makes the nodes of its devices.
@@ -31,7 +32,7 @@ pub(super) fn mount(
     let about = |error: io::Error| refusal(request, &error, log.as_mut());
     match request.kind.as_str() {
         "ext4" | "erofs" => on_disks(request, place).map_err(about),
-        "overlay" => overlay(request, mounted, place).map_err(about),
+        "overlay" => overlay_of(request, mounted, place).map_err(about),
         "bind" => bind(request, mounted, place).map_err(about),
         kind => Err(AgentError::InvalidArgument(format!(
             "{}: the guest mounts no {kind:?}",
@@ -77,29 +78,33 @@ fn on_disks(request: &RootMount, place: &Path) -> io::Result<()> {
 }
 
 /// The node of a disk.
-fn node(disk: &DiskResponse) -> io::Result<PathBuf> {
+fn node(disk: &DiskNumber) -> io::Result<PathBuf> {
     let number = format!("{}:{}", disk.major, disk.minor);
     let device = fs::read_link(Path::new(BLOCK_DEVICES).join(number))?;
     let name = device.file_name();
     Ok(Path::new(NODES).join(name.ok_or(io::ErrorKind::NotFound)?))
 }
 
-fn overlay(request: &RootMount, mounted: &[PathBuf], place: &Path) -> io::Result<()> {
+fn overlay_of(request: &RootMount, mounted: &[PathBuf], place: &Path) -> io::Result<()> {
     for new in &request.directories {
         make(new, mounted)?;
     }
-    let layers: io::Result<Vec<String>> = request
+    let lower: io::Result<_> = request
         .lower
         .iter()
-        .map(|layer| Ok(directory(layer, mounted)?.display().to_string()))
+        .map(|layer| directory(layer, mounted))
         .collect();
-    let mut options = vec![format!("lowerdir={}", layers?.join(":"))];
-    if let (Some(upper), Some(work)) = (request.upper.as_ref(), request.work.as_ref()) {
-        options.push(format!("upperdir={}", directory(upper, mounted)?.display()));
-        options.push(format!("workdir={}", directory(work, mounted)?.display()));
-    }
-    options.extend(request.options.iter().cloned());
-    mount_with(Path::new("overlay"), place, request, &options)
+    let written = match (request.upper.as_ref(), request.work.as_ref()) {
+        (Some(upper), Some(work)) => Some((directory(upper, mounted)?, directory(work, mounted)?)),
+        _ => None,
+    };
+    let overlay = Overlay {
+        lower: lower?,
+        written,
+        options: &request.options,
+    };
+    overlay.mount(place, flags(request))?;
+    set_flags(place, request)
 }
 
 fn bind(request: &RootMount, mounted: &[PathBuf], place: &Path) -> io::Result<()> {
@@ -109,6 +114,11 @@ fn bind(request: &RootMount, mounted: &[PathBuf], place: &Path) -> io::Result<()
     let source = request.lower.first();
     let source = source.ok_or_else(|| io::Error::other("the host names nothing to show"))?;
     rustix::mount::mount_bind(directory(source, mounted)?, place)?;
+    set_flags(place, request)
+}
+
+/// Sets the flags of a mount that was made without; undoes it if that fails.
+fn set_flags(place: &Path, request: &RootMount) -> io::Result<()> {
     let flags = flags(request);
     let remounted = rustix::mount::mount_remount(place, flags | MountFlags::BIND, c"");
     if let Err(error) = remounted {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use caisson_protocol::agent::{
-    CreateContainerRequest, DiskResponse, NewDirectory, RootMount, RootPlace,
+    CreateContainerRequest, DiskNumber, NewDirectory, RootMount, RootPlace,
 };
 use rustix::mount::MountFlags;
 use ttrpc::Code;
@@ -19,7 +19,7 @@ use crate::guest::{Guest, context, in_guest, refusal};
 
 /// A disk of this machine, made of a file; the kernel forgets it when nobody has it open.
 struct Disk {
-    number: DiskResponse,
+    number: DiskNumber,
     _open: File,
     _file: tempfile::NamedTempFile,
 }
@@ -62,7 +62,7 @@ impl Disk {
         let number = fs::read_to_string(format!("/sys/block/{name}/dev")).unwrap();
         let (major, minor) = number.trim().split_once(':').unwrap();
         Some(Self {
-            number: DiskResponse {
+            number: DiskNumber {
                 major: major.parse().unwrap(),
                 minor: minor.parse().unwrap(),
                 ..Default::default()
@@ -236,6 +236,19 @@ fn what_is_not_mounted_is_named_with_the_reason_and_nothing_is_left() {
             missing.lower = vec![place(0, "no/such/place")];
             let mut beyond = overlay();
             beyond.lower = vec![place(7, "")];
+            let view = |lower| RootMount {
+                upper: None.into(),
+                work: None.into(),
+                directories: Vec::new(),
+                lower,
+                ..overlay()
+            };
+            let layered = view(vec![place(0, ""); 131]);
+            let mut crowded = good();
+            crowded.disks = vec![crowded.disks[0].clone(); 129];
+            let mut strange_overlay = view(vec![place(0, "bin")]);
+            strange_overlay.options = vec!["nonsense=1".to_owned()];
+            let long = view(vec![place(0, &"./".repeat(150)), place(0, "bin")]);
             let mut unknown = good();
             unknown.kind = "tmpfs".to_owned();
             for (mounts, code, expected) in [
@@ -257,7 +270,19 @@ fn what_is_not_mounted_is_named_with_the_reason_and_nothing_is_left() {
                 ),
                 (vec![good(), beyond], Code::FAILED_PRECONDITION, "no mount"),
                 (vec![unknown], Code::INVALID_ARGUMENT, "tmpfs"),
-                (vec![good(); 33], Code::INVALID_ARGUMENT, "33"),
+                (vec![good(); 131], Code::INVALID_ARGUMENT, "131"),
+                (vec![good(), layered], Code::INVALID_ARGUMENT, "131 layers"),
+                (vec![crowded], Code::INVALID_ARGUMENT, "129 disks"),
+                (
+                    vec![good(), strange_overlay],
+                    Code::FAILED_PRECONDITION,
+                    "Unknown parameter 'nonsense'",
+                ),
+                (
+                    vec![good(), long],
+                    Code::FAILED_PRECONDITION,
+                    "lowerdir+ has",
+                ),
             ] {
                 let request = request(&guest, "true", mounts);
                 let made = guest.client.create_container(context(), &request).await;
@@ -268,6 +293,49 @@ fn what_is_not_mounted_is_named_with_the_reason_and_nothing_is_left() {
             }
             // The name is free, and the disk as well.
             assert_eq!(run(&guest, "echo well", vec![good()]).await, "well\n");
+        },
+    );
+}
+
+#[test]
+fn an_overlay_has_more_layers_than_options_of_one_page() {
+    in_guest(
+        "roots::an_overlay_has_more_layers_than_options_of_one_page",
+        async |guest| {
+            const LAYERS: usize = 128;
+            let content = tempfile::tempdir().unwrap();
+            let name = |number| format!("layer-with-a-name-that-is-long-enough-{number}");
+            for number in 0..LAYERS {
+                let layer = content.path().join(name(number));
+                fs::create_dir(&layer).unwrap();
+                fs::write(layer.join(format!("of-{number}")), "").unwrap();
+                fs::write(layer.join("top"), format!("{number}\n")).unwrap();
+            }
+            let disks = [guest.rootfs.as_path(), content.path()].map(|from| Disk::new(Some(from)));
+            let [Some(base), Some(layers)] = disks else {
+                return;
+            };
+            let mut lower: Vec<_> = (0..LAYERS).map(|number| place(1, &name(number))).collect();
+            lower.push(place(0, ""));
+            let view = RootMount {
+                upper: None.into(),
+                work: None.into(),
+                directories: Vec::new(),
+                lower,
+                flags: MountFlags::RDONLY.bits(),
+                ..overlay()
+            };
+            let read_only = MountFlags::RDONLY;
+            let mounts = vec![base.mount(read_only), layers.mount(read_only), view];
+            let script = "cat /top; ls -d /of-* | wc -l; touch /new 2>&1; grep ' / ' /proc/mounts";
+            let said = run(&guest, script, mounts).await;
+            let lines: Vec<&str> = said.lines().collect();
+            assert_eq!(lines[..2], ["0", "128"], "{said}");
+            assert!(lines[2].contains("Read-only file system"), "{said}");
+            assert!(
+                lines[3].starts_with("overlay / overlay ro,nodev,"),
+                "{said}"
+            );
         },
     );
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use caisson_fuzz::{Random, run};
-use caisson_protocol::agent::{ContainerRequest, DiskRequest, Empty, ProcessRequest};
+use caisson_protocol::agent::{AddDiskRequest, ContainerRequest, Empty, ProcessRequest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::net::UnixStream;
 use tokio::task::{JoinHandle, yield_now};
@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use self::message::{ANSWER, frame, framed};
 use super::{Agent, LONG, SHORT};
 use crate::SandboxError;
+use crate::disks::numbers;
 use crate::machine::Machine;
 
 /// Longer than any call may take on a clock that nobody waits for.
@@ -144,11 +145,11 @@ fn call(random: &mut Random, agent: &Agent) -> Call {
             list.await.map(drop)
         }),
         3 => tokio::spawn(async move {
-            let request = DiskRequest::default();
+            let request = AddDiskRequest::default();
             let disk = agent.call("AddDisk", LONG, async move |agent, context| {
                 agent.add_disk(context, &request).await
             });
-            disk.await.map(drop)
+            disk.await.map(|answer| drop(numbers(&answer.disks, 1)))
         }),
         _ => tokio::spawn(async move {
             let scan = agent.call("ScanBus", SHORT, async move |agent, context| {

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use caisson_control::SECTOR;
 use rustix::fs::{FileType, Mode, OFlags, makedev};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
@@ -50,6 +51,9 @@ pub(crate) enum HostDiskError {
     /// A directory, a socket or whatever else.
     #[error("it is neither a file nor a block device of the host")]
     Kind,
+    /// The size is no multiple of a sector.
+    #[error("it has {0} bytes, and not a multiple of 512: it is no image of a disk, or cut off")]
+    Size(u64),
     /// Another machine has it, or the host has mounted it.
     #[error("it is in use: another pod has it, or the host has mounted it")]
     InUse,
@@ -60,6 +64,8 @@ pub(crate) enum HostDiskError {
 pub(super) struct HostDisk {
     /// For the VMM.
     pub(super) file: OwnedFd,
+    /// Bytes of a file; of a device the VMM finds out.
+    pub(super) bytes: u64,
     /// It is not to be written, or cannot be.
     pub(super) read_only: bool,
     /// Past the host's page cache.
@@ -81,6 +87,7 @@ impl HostDisk {
         let file = open_node(&directory, number, way, name)?;
         Ok(Self {
             file,
+            bytes: 0,
             read_only,
             direct: true,
             lock: None,
@@ -110,6 +117,7 @@ impl HostDisk {
         let lock = Lock::of(&file, writable)?;
         Ok(Self {
             file,
+            bytes: 0,
             read_only: !writable,
             direct: true,
             lock: Some(lock),
@@ -125,8 +133,16 @@ impl HostDisk {
         let (way, name) = way(!writable);
         let file = reopen(place, way, name)?;
         let lock = Lock::of(&file, writable)?;
+        let status = rustix::fs::fstat(&file);
+        let status = status
+            .map_err(|error| HostDiskError::Refused("asking how large it is", error.into()))?;
+        let bytes = u64::try_from(status.st_size).unwrap_or(0);
+        if bytes == 0 || !bytes.is_multiple_of(SECTOR) {
+            return Err(HostDiskError::Size(bytes));
+        }
         Ok(Self {
             file,
+            bytes,
             read_only: !writable,
             direct: false,
             lock: Some(lock),

@@ -10,6 +10,20 @@
 //! A disk is plugged for the first container that names its device and unplugged after the last: two
 //! containers of a pod that have the same device have the same disk, as they would on the host. The
 //! VMM refuses what the configuration does not allow, whatever the guest does.
+//!
+//! Files that are only read, the layers of images, are put on a disk together: all that a container
+//! wants and the pod does not have yet.
+//!
+//! ```text
+//!   first container:  a.erofs, b.erofs, c.erofs ──▶ one disk ──▶ guest: vda1, vda2, vda3
+//!   second container: a.erofs, b.erofs ──────────▶ (has them)
+//!                     d.erofs, e.erofs ──────────▶ one disk ──▶ guest: vdb1, vdb2
+//! ```
+//!
+//! An image may have 127 layers, and a bus has 32 slots; and what a device costs when it is plugged, some 1.9
+//! million instructions of the guest, comes once. Eight functions in each slot would cost that for each layer,
+//! as would a disk each; loop devices with offsets would have every page twice, in the cache of the disk and
+//! in that of the file system. The disk has no partition table: the guest's agent is told where the files are.
 
 mod host;
 #[cfg(test)]
@@ -17,29 +31,27 @@ mod host;
 mod loop_device;
 mod named;
 mod number;
+mod plugged;
 mod source;
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::mem;
 use std::sync::{Arc, Weak};
 
-use caisson_control::{DeviceConfig, DiskConfig, Limits, MAX_QUEUES, Reply, Request};
-use caisson_protocol::agent::DiskRequest;
+use caisson_control::{DeviceConfig, DiskConfig, Limits, MAX_QUEUES, Reply, Request, lay_out};
+use caisson_protocol::agent::{AddDiskRequest, DiskNumber, DiskPart, DiskRequest};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use self::host::HostDisk;
 pub(crate) use self::named::{WantedDisk, named, renumber, rules, wanted};
 pub(crate) use self::number::DeviceNumber;
+use self::plugged::{NewDisk, Plugged};
 use self::source::Lock;
 pub(crate) use self::source::{DiskKey, DiskSource};
 use crate::agent::{Agent, LONG};
 use crate::machine::Machine;
 use crate::{ErrorKind, SandboxError, connection, guest_text};
-
-/// Most disks of a pod: half of the slots of its bus.
-const MOST: usize = 16;
 
 /// The disks of a pod.
 pub(crate) struct Disks {
@@ -48,7 +60,7 @@ pub(crate) struct Disks {
     /// Of each disk.
     queues: u8,
     /// Those that are plugged. Locked while that changes.
-    plugged: Mutex<BTreeMap<DiskKey, Disk>>,
+    plugged: Mutex<Plugged>,
 }
 
 /// A disk that a container is to have.
@@ -60,6 +72,13 @@ pub(crate) struct Order {
     pub(crate) writable: bool,
     /// What it is to people; errors begin with it.
     pub(crate) what: String,
+}
+
+impl Order {
+    /// An error about it.
+    fn failed(&self, error: &SandboxError) -> SandboxError {
+        SandboxError::new(error.kind(), format!("{}: {error}", self.what))
+    }
 }
 
 impl From<&WantedDisk> for Order {
@@ -74,18 +93,6 @@ impl From<&WantedDisk> for Order {
             ),
         }
     }
-}
-
-/// A disk that is plugged.
-#[derive(Debug)]
-struct Disk {
-    slot: u8,
-    /// Its number in the guest: what the agent says, and of use for the guest only.
-    in_guest: DeviceNumber,
-    writable: bool,
-    /// How many containers have it.
-    users: usize,
-    _lock: Option<Lock>,
 }
 
 impl std::fmt::Debug for Disks {
@@ -173,15 +180,14 @@ impl Disks {
     async fn take_all(self: &Arc<Self>, wanted: &[Order]) -> Result<HeldDisks, SandboxError> {
         let mut plugged = self.plugged.lock().await;
         let mut held = Vec::new();
-        for one in wanted {
-            match self.take_one(&mut plugged, one).await {
+        for (index, one) in wanted.iter().enumerate() {
+            match self.take_one(&mut plugged, one, wanted, index).await {
                 Ok(in_guest) => held.push((one.source.key(), in_guest)),
                 Err(error) => {
                     for (key, _) in held {
                         self.release_one(&mut plugged, key).await;
                     }
-                    let text = format!("{}: {error}", one.what);
-                    return Err(SandboxError::new(error.kind(), text));
+                    return Err(error);
                 }
             }
         }
@@ -191,83 +197,117 @@ impl Disks {
         })
     }
 
-    /// The number of the disk in the guest.
+    /// The number in the guest of `one`, which is `wanted[index]`; has it plugged, if it is not, and with it
+    /// those of the others that can be on the same disk.
     async fn take_one(
         &self,
-        plugged: &mut BTreeMap<DiskKey, Disk>,
-        wanted: &Order,
+        plugged: &mut Plugged,
+        one: &Order,
+        wanted: &[Order],
+        index: usize,
     ) -> Result<DeviceNumber, SandboxError> {
-        let count = plugged.len();
-        match plugged.entry(wanted.source.key()) {
-            Entry::Occupied(disk) if wanted.writable && !disk.get().writable => Err(failed(
-                "another container of the pod has it, to read only, and one that writes must come \
-                 first",
-            )),
-            Entry::Occupied(mut disk) => {
-                disk.get_mut().users += 1;
-                Ok(disk.get().in_guest)
-            }
-            Entry::Vacant(_) if count >= MOST => {
-                Err(failed(format!("a pod can have {MOST} disks, and has them")))
-            }
-            Entry::Vacant(place) => {
-                let disk = self.plug(wanted).await?;
-                Ok(place.insert(disk).in_guest)
-            }
+        let key = one.source.key();
+        if let Some(found) = plugged.take(key, one.writable) {
+            return found.map_err(|error| one.failed(&error));
+        }
+        plugged.check_room().map_err(|error| one.failed(&error))?;
+        let after = wanted.get(index..).unwrap_or_default();
+        let together = plugged.together(after, wanted);
+        let disk = self.plug(&together).await?;
+        plugged.add(disk);
+        match plugged.take(key, one.writable) {
+            Some(found) => found.map_err(|error| one.failed(&error)),
+            None => Err(one.failed(&failed("it is not on its disk"))),
         }
     }
 
-    async fn plug(&self, wanted: &Order) -> Result<Disk, SandboxError> {
-        let (source, writable) = (wanted.source.clone(), wanted.writable);
-        let key = source.key();
-        let opening = tokio::task::spawn_blocking(move || source.open(writable));
-        let host = timeout(LONG, opening)
-            .await
-            .map_err(|_| failed(format!("it did not open within {} s", LONG.as_secs())))?
-            .map_err(|error| internal(&error))?
-            .map_err(|error| failed(error.to_string()))?;
+    /// Has a disk plugged that is made of all of these, of which there is one or more.
+    async fn plug(&self, orders: &[&Order]) -> Result<NewDisk, SandboxError> {
+        let opened = open(orders).await?;
+        let (first, others) = match orders {
+            [first, others @ ..] => (*first, others.len()),
+            [] => return Err(failed("a disk of nothing")),
+        };
+        let about = |error: SandboxError| match others {
+            0 => first.failed(&error),
+            _ => {
+                let text = format!("{}, and {others} more on its disk: {error}", first.what);
+                SandboxError::new(error.kind(), text)
+            }
+        };
+        let disk = self.plug_opened(first.source.key(), opened).await;
+        let (slot, numbers, locks) = disk.map_err(about)?;
+        let keys = orders.iter().map(|order| order.source.key());
+        Ok(NewDisk {
+            slot,
+            writable: first.writable,
+            places: keys.zip(numbers).collect(),
+            locks,
+        })
+    }
+
+    /// Has a disk of open files plugged; `key` is what tells the first apart. Its slot, what the guest calls
+    /// each of them, and the locks.
+    async fn plug_opened(
+        &self,
+        key: DiskKey,
+        opened: Vec<HostDisk>,
+    ) -> Result<(u8, Vec<DeviceNumber>, Vec<Lock>), SandboxError> {
+        let parts = match opened.len() {
+            1 => Vec::new(),
+            _ => {
+                let sizes: Vec<u64> = opened.iter().map(|file| file.bytes).collect();
+                lay_out(&sizes).ok_or_else(|| failed("they are larger than a disk can be"))?
+            }
+        };
+        let count = opened.len();
         let config = DeviceConfig::Disk(DiskConfig {
             id: key.serial(),
-            read_only: host.read_only,
-            direct: host.direct,
+            read_only: opened.iter().all(|file| file.read_only),
+            direct: opened.iter().any(|file| file.direct),
             queues: self.queues,
             limits: Limits::default(),
+            parts: parts.clone(),
         });
+        let (files, locks): (Vec<_>, Vec<_>) = opened
+            .into_iter()
+            .map(|file| (file.file, file.lock))
+            .unzip();
         let refused = "the pod's machine does not take it";
-        let slot = connection::plug(&self.machine, config, vec![host.file], refused).await?;
-        match self.find(slot).await {
-            Ok(in_guest) => Ok(Disk {
-                slot,
-                in_guest,
-                writable,
-                users: 1,
-                _lock: host.lock,
-            }),
+        let slot = connection::plug(&self.machine, config, files, refused).await?;
+        match self.find(slot, &parts, count).await {
+            Ok(numbers) => Ok((slot, numbers, locks.into_iter().flatten().collect())),
             Err(error) => {
-                self.unplug(key, slot).await;
+                self.unplug(slot).await;
                 Err(error)
             }
         }
     }
 
-    /// Asks the agent for the number of a disk.
-    async fn find(&self, slot: u8) -> Result<DeviceNumber, SandboxError> {
-        let request = in_slot(slot);
+    /// Asks the agent for the numbers of a disk's `count` files.
+    async fn find(
+        &self,
+        slot: u8,
+        parts: &[caisson_control::DiskPart],
+        count: usize,
+    ) -> Result<Vec<DeviceNumber>, SandboxError> {
+        let part = |part: &caisson_control::DiskPart| DiskPart {
+            offset: part.offset,
+            bytes: part.bytes,
+            ..Default::default()
+        };
+        let request = AddDiskRequest {
+            slot: slot.into(),
+            parts: parts.iter().map(part).collect(),
+            ..Default::default()
+        };
         let answer = self
             .agent
             .call("AddDisk", LONG, async move |agent, context| {
                 agent.add_disk(context, &request).await
             })
             .await?;
-        DeviceNumber::new(answer.major.into(), answer.minor.into()).ok_or_else(|| {
-            SandboxError::new(
-                ErrorKind::Internal,
-                format!(
-                    "the guest calls it {}:{}, which is no device",
-                    answer.major, answer.minor
-                ),
-            )
-        })
+        numbers(&answer.disks, count).map_err(|text| SandboxError::new(ErrorKind::Internal, text))
     }
 
     /// Lets go of the disks of a container. Goes on when the returned future is dropped.
@@ -283,21 +323,18 @@ impl Disks {
         }
     }
 
-    async fn release_one(&self, plugged: &mut BTreeMap<DiskKey, Disk>, key: DiskKey) {
-        let Entry::Occupied(mut disk) = plugged.entry(key) else {
+    async fn release_one(&self, plugged: &mut Plugged, key: DiskKey) {
+        // The locks are kept until the VMM has let go of it.
+        let Some((slot, _locks)) = plugged.release(key) else {
             return;
         };
-        disk.get_mut().users -= 1;
-        if disk.get().users > 0 {
-            return;
-        }
-        // Its lock is kept until the VMM has let go of it.
-        let disk = disk.remove();
-        let slot = disk.slot;
         if self.machine.has_ended() {
             return;
         }
-        let request = in_slot(slot);
+        let request = DiskRequest {
+            slot: slot.into(),
+            ..Default::default()
+        };
         let removed = self
             .agent
             .call("RemoveDisk", LONG, async move |agent, context| {
@@ -307,11 +344,11 @@ impl Disks {
         if let Err(error) = removed {
             tracing::warn!("{key}: in the guest: {error}");
         }
-        self.unplug(key, slot).await;
+        self.unplug(slot).await;
     }
 
     /// Takes a disk off the bus, which closes the device when what was asked of it is done.
-    async fn unplug(&self, key: DiskKey, slot: u8) {
+    async fn unplug(&self, slot: u8) {
         let request = Request::Unplug { slot };
         let problem = match connection::ask_vmm(&self.machine, request, Vec::new()).await {
             Ok(Reply::Done) => return,
@@ -321,15 +358,51 @@ impl Disks {
                 .to_string(),
             Err(error) => error.to_string(),
         };
-        tracing::warn!("{key} may still be open: {problem}");
+        tracing::warn!("the files of the disk in slot {slot} may still be open: {problem}");
     }
 }
 
-fn in_slot(slot: u8) -> DiskRequest {
-    DiskRequest {
-        slot: slot.into(),
-        ..Default::default()
+/// Opens what is to be a disk, or files of one. Which of them fails is in the error.
+async fn open(orders: &[&Order]) -> Result<Vec<HostDisk>, SandboxError> {
+    let wanted: Vec<_> = orders
+        .iter()
+        .map(|order| (order.source.clone(), order.writable, order.what.clone()))
+        .collect();
+    let opening = tokio::task::spawn_blocking(move || {
+        let open = |(source, writable, what): (DiskSource, bool, String)| {
+            let opened = source.open(writable);
+            opened.map_err(|error| failed(format!("{what}: {error}")))
+        };
+        wanted.into_iter().map(open).collect::<Result<Vec<_>, _>>()
+    });
+    let opened = timeout(LONG, opening).await.map_err(|_| {
+        let what = orders.first().map_or("", |order| order.what.as_str());
+        failed(format!(
+            "{what}: it did not open within {} s",
+            LONG.as_secs()
+        ))
+    })?;
+    opened.map_err(|error| internal(&error))?
+}
+
+/// What the guest says that its devices are, if it names `count` and each can be one.
+pub(crate) fn numbers(said: &[DiskNumber], count: usize) -> Result<Vec<DeviceNumber>, String> {
+    if said.len() != count {
+        return Err(format!(
+            "the guest has {} block devices for a disk of {count}",
+            said.len()
+        ));
     }
+    let number = |said: &DiskNumber| {
+        let number = DeviceNumber::new(said.major.into(), said.minor.into());
+        number.ok_or_else(|| {
+            format!(
+                "the guest calls it {}:{}, which is no device",
+                said.major, said.minor
+            )
+        })
+    };
+    said.iter().map(number).collect()
 }
 
 fn failed(message: impl Into<String>) -> SandboxError {

@@ -94,6 +94,12 @@ impl DiskSource {
         }
     }
 
+    /// Whether it can be one of several files of a disk, if nobody writes to it: a file goes through the page
+    /// cache, and is in units of 512 bytes, whichever file it is. A device has its own ways.
+    pub(super) fn is_file(&self) -> bool {
+        matches!(self.key(), DiskKey::File { .. })
+    }
+
     /// Opens it for the VMM. What is named by a path is locked: it holds a file system, and two kernels
     /// that write to one would destroy it.
     ///

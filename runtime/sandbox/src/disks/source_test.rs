@@ -46,14 +46,15 @@ fn a_file_is_opened_as_it_is_wanted_and_locked_until_it_is_let_go_of() {
 fn what_is_looked_up_stays_what_it_was() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("image");
-    fs::write(&path, "first").unwrap();
+    let content = |letter: &str| letter.repeat(512);
+    fs::write(&path, content("1")).unwrap();
     let source = DiskSource::at(&path).unwrap();
     fs::rename(&path, directory.path().join("moved")).unwrap();
-    fs::write(&path, "second").unwrap();
+    fs::write(&path, content("2")).unwrap();
     let disk = source.open(false).unwrap();
     assert_eq!(
         std::io::read_to_string(fs::File::from(disk.file)).unwrap(),
-        "first"
+        content("1")
     );
 }
 
@@ -94,4 +95,20 @@ fn a_device_at_a_path_is_the_one_of_its_number() {
         "{error}"
     );
     at(&fixed).open(false).unwrap();
+}
+
+#[test]
+fn a_file_that_is_not_in_sectors_is_refused_with_its_size() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let source = DiskSource::at(file.path()).unwrap();
+    for bytes in [0, 1, 511, 4097] {
+        file.as_file().set_len(bytes).unwrap();
+        let error = source.open(false).unwrap_err();
+        assert!(
+            matches!(error, HostDiskError::Size(size) if size == bytes),
+            "{error}"
+        );
+    }
+    file.as_file().set_len(1024).unwrap();
+    assert_eq!(source.open(false).unwrap().bytes, 1024);
 }

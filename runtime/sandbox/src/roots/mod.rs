@@ -17,10 +17,10 @@ mod template;
 
 use std::path::Path;
 
-use caisson_protocol::MAX_ROOT_MOUNTS;
 use caisson_protocol::agent::{
-    DiskResponse, NewDirectory as GuestDirectory, RootMount as GuestMount, RootPlace,
+    DiskNumber, NewDirectory as GuestDirectory, RootMount as GuestMount, RootPlace,
 };
+use caisson_protocol::{MAX_DISK_PARTS, MAX_NEW_DIRECTORIES, MAX_ROOT_MOUNTS};
 use rustix::mount::MountFlags;
 
 pub(crate) use self::directory::NewDirectory;
@@ -30,9 +30,6 @@ pub(crate) use self::template::{Part, Place};
 use crate::disks::{DeviceNumber, DiskSource, Order};
 use crate::mounts::MountOptions;
 use crate::{ErrorKind, RootMount, SandboxError};
-
-/// Most directories that a mount has made.
-const MOST_DIRECTORIES: usize = 16;
 
 /// A root file system that the guest mounts.
 #[derive(Debug, PartialEq)]
@@ -61,9 +58,6 @@ pub(crate) fn plan(mounts: &[RootMount]) -> Result<Option<GuestRoot>, SandboxErr
     let Some((last, before)) = forms.split_last() else {
         return Ok(None);
     };
-    if !forms.iter().any(|form| form.kind.is_disk()) || last.has_host_upper() {
-        return Ok(None);
-    }
     if forms.len() > MAX_ROOT_MOUNTS {
         let problem = format!(
             "it is the last of {} mounts, and {MAX_ROOT_MOUNTS} are possible: the image has too many layers, \
@@ -71,6 +65,9 @@ pub(crate) fn plan(mounts: &[RootMount]) -> Result<Option<GuestRoot>, SandboxErr
             forms.len()
         );
         return Err(last.error(ErrorKind::InvalidArgument, &problem));
+    }
+    if !forms.iter().any(|form| form.kind.is_disk()) || last.has_host_upper() {
+        return Ok(None);
     }
     if !before.is_empty() && last.kind.is_disk() {
         let problem = "it is the last of several mounts, and would hide the others";
@@ -122,7 +119,7 @@ impl GuestRoot {
         let mut numbers = numbers.into_iter();
         let mut give = |step: Step| {
             let disks = numbers.by_ref().take(step.sources.len());
-            let disks = disks.map(|number| DiskResponse {
+            let disks = disks.map(|number| DiskNumber {
                 major: number.major,
                 minor: number.minor,
                 ..Default::default()
@@ -159,6 +156,13 @@ fn on_disk(form: &Form<'_>) -> Result<Step, SandboxError> {
     }
     let mut sources = vec![form.mount.source.clone()];
     sources.extend(devices);
+    if sources.len() > MAX_DISK_PARTS {
+        let problem = format!(
+            "it has {} devices, and {MAX_DISK_PARTS} are possible",
+            sources.len()
+        );
+        return Err(form.error(ErrorKind::InvalidArgument, &problem));
+    }
     Ok(Step {
         writable: !flags.contains(MountFlags::RDONLY),
         sources,
@@ -184,6 +188,13 @@ fn overlay(form: &Form<'_>, before: &[Step]) -> Result<Step, SandboxError> {
             }
             _ => mount.options.push(options::of_overlay(form, option)?),
         }
+    }
+    if mount.lower.len() > MAX_ROOT_MOUNTS {
+        let problem = format!(
+            "it has {} layers, and {MAX_ROOT_MOUNTS} are possible: flatten the image",
+            mount.lower.len()
+        );
+        return Err(form.error(ErrorKind::InvalidArgument, &problem));
     }
     if mount.lower.is_empty() || mount.upper.is_some() != mount.work.is_some() {
         let problem = "it needs lowerdir, and upperdir and workdir together or not at all";
@@ -218,10 +229,10 @@ fn bind(form: &Form<'_>, before: &[Step]) -> Result<Step, SandboxError> {
 }
 
 fn check_directories(form: &Form<'_>, mount: &GuestMount) -> Result<(), SandboxError> {
-    if mount.directories.len() <= MOST_DIRECTORIES {
+    if mount.directories.len() <= MAX_NEW_DIRECTORIES {
         return Ok(());
     }
-    let problem = format!("it has more than {MOST_DIRECTORIES} directories made");
+    let problem = format!("it has more than {MAX_NEW_DIRECTORIES} directories made");
     Err(form.error(ErrorKind::InvalidArgument, &problem))
 }
 

@@ -1,4 +1,4 @@
-use caisson_protocol::agent::{DiskResponse, RootPlace};
+use caisson_protocol::agent::{DiskNumber, RootPlace};
 use rustix::mount::MountFlags;
 
 use super::{GuestMount, GuestRoot, plan};
@@ -37,8 +37,8 @@ fn told(root: GuestRoot) -> Vec<GuestMount> {
     root.mounts(numbers)
 }
 
-fn disk(minor: u32) -> DiskResponse {
-    DiskResponse {
+fn disk(minor: u32) -> DiskNumber {
+    DiskNumber {
         major: 254,
         minor,
         ..Default::default()
@@ -162,7 +162,7 @@ fn a_device_of_devmapper_and_a_file_of_blockfile_are_roots() {
 
 #[test]
 fn layers_and_a_writable_file_are_put_together_in_the_guest() {
-    for layers in [1, 3] {
+    for layers in [1, 3, 128] {
         let root = guest(&block_mode(layers));
         assert!(root.steps[0].writable);
         assert!(root.steps[1..].iter().all(|step| !step.writable));
@@ -361,7 +361,7 @@ fn what_the_guest_cannot_mount_is_refused_by_name() {
         (in_block_mode("uidmap=0:1:2"), Unimplemented, "hostUsers"),
         (in_block_mode("fancy"), InvalidArgument, "\"fancy\""),
         (chained("/host"), Unimplemented, "/host"),
-        (block_mode(31), InvalidArgument, "33 mounts"),
+        (block_mode(129), InvalidArgument, "131 mounts"),
         (block_mode(1)[..2].to_vec(), InvalidArgument, "hide"),
     ] {
         let error = refused(&mounts);

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use caisson_protocol::agent::{
-    ContainerRequest, CreateContainerRequest, CreateExecRequest, DiskRequest, DiskResponse, Empty,
-    ListProcessesResponse, ProcessRequest, ProcessResponse, SetCpusRequest, SetInterfacesRequest,
-    SignalRequest, StatsResponse, Stdio, UpdateRequest, UpdateVolumeRequest, UpdatedVolume,
-    WaitResponse,
+    AddDiskRequest, AddDiskResponse, ContainerRequest, CreateContainerRequest, CreateExecRequest,
+    DiskNumber, DiskRequest, Empty, ListProcessesResponse, ProcessRequest, ProcessResponse,
+    SetCpusRequest, SetInterfacesRequest, SignalRequest, StatsResponse, Stdio, UpdateRequest,
+    UpdateVolumeRequest, UpdatedVolume, WaitResponse,
 };
 use caisson_protocol::agent_ttrpc::{Agent, create_agent};
 use caisson_protocol::{MAX_STREAM_HEADER, StreamId};
@@ -416,15 +416,36 @@ impl Agent for FakeAgent {
     async fn add_disk(
         &self,
         _context: &TtrpcContext,
-        request: DiskRequest,
-    ) -> ttrpc::Result<DiskResponse> {
+        request: AddDiskRequest,
+    ) -> ttrpc::Result<AddDiskResponse> {
         if self.notes.is_none() {
             return Err(get_rpc_status(Code::FAILED_PRECONDITION, "no disk there"));
         }
-        self.note(&format!("slot {}: found", request.slot));
-        Ok(DiskResponse {
-            major: 254,
-            minor: request.slot,
+        let number = |(major, minor)| DiskNumber {
+            major,
+            minor,
+            ..Default::default()
+        };
+        let slot = request.slot;
+        let disks = match request.parts.len() {
+            0 => {
+                self.note(&format!("slot {slot}: found"));
+                vec![number((254, slot))]
+            }
+            count => {
+                let parts = request.parts.iter();
+                let parts: Vec<String> = parts
+                    .map(|part| format!("{}+{}", part.offset, part.bytes))
+                    .collect();
+                self.note(&format!("slot {slot}: found with {}", parts.join(", ")));
+                let numbers = (0..)
+                    .take(count)
+                    .map(|part| number((259, slot * 1000 + part)));
+                numbers.collect()
+            }
+        };
+        Ok(AddDiskResponse {
+            disks,
             ..Default::default()
         })
     }

@@ -7,6 +7,7 @@
 mod blockfile;
 mod erofs;
 mod host;
+mod many_layers;
 
 use std::process::Command;
 
@@ -27,6 +28,8 @@ fn roots_on_disks_are_mounted_in_the_guest_and_leave_nothing() {
     let pod = Pod::start("disk-roots");
     files_and_block_devices(&host, &pod);
     layers(&host, &pod);
+    many_layers::are_few_disks(&host, &pod);
+    many_layers::refusals(&host, &pod);
     refusals(&host, &pod);
     end_of_the_machine(&host, &pod);
 }
@@ -247,13 +250,13 @@ fn refusals(host: &Host, pod: &Pod) {
         "true",
     );
     assert!(failed.is_err());
-    // Seventeen disks are one too many.
+    // Seventeen disks are one too many; files that are written are one each.
     let many: Vec<_> = (0..17)
         .map(|n| host.ext4(&format!("{n}"), 1, false))
         .collect();
     let mut mounts: Vec<_> = many
         .iter()
-        .map(|disk| disk.mount("ext4", &["loop", "ro"]))
+        .map(|disk| disk.mount("ext4", &["loop", "rw"]))
         .collect();
     mounts.push(mount(
         "format/overlay",

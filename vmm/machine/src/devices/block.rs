@@ -1,4 +1,5 @@
-//! Block device (virtio 1.3 §5.2): a file or a block device of the host, taken as it is.
+//! Block device (virtio 1.3 §5.2): a file or a block device of the host, taken as it is, or several files
+//! behind each other.
 //!
 //! ```text
 //!            pop        parse            start            take_done
@@ -14,6 +15,7 @@
 mod block_device;
 mod disk;
 mod engine;
+mod files;
 mod request;
 mod running;
 #[cfg(test)]
@@ -35,6 +37,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 
 use self::disk::{Disk, DiskError, SECTOR};
 use self::engine::EngineMaker;
+use self::files::PartsError;
 use self::request::{
     ID_LENGTH, MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, MAX_ZERO_RANGES, MAX_ZERO_SECTORS,
 };
@@ -61,7 +64,10 @@ pub(crate) enum BlockError {
     /// The number of queues is out of range.
     #[error("{0} queues: there can be 1 to {MAX_QUEUES}")]
     Queues(u8),
-    /// The file is none for a disk.
+    /// One disk, one file, unless each has its place.
+    #[error("{0} files: a disk without parts is one")]
+    Files(usize),
+    /// The files are none for a disk.
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// No descriptors left.
@@ -84,24 +90,24 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// A disk of what `file` holds.
+    /// A disk of what `files` hold.
     ///
     /// # Errors
-    /// Fails when the description is out of range or the file does not fit it.
-    pub(crate) fn new(config: &DiskConfig, file: OwnedFd) -> Result<Self, BlockError> {
-        Self::with_engine(config, file, engine::best)
+    /// Fails when the description is out of range or the files do not fit it.
+    pub(crate) fn new(config: &DiskConfig, files: Vec<OwnedFd>) -> Result<Self, BlockError> {
+        Self::with_engine(config, files, engine::best)
     }
 
     fn with_engine(
         config: &DiskConfig,
-        file: OwnedFd,
+        files: Vec<OwnedFd>,
         engine: EngineMaker,
     ) -> Result<Self, BlockError> {
         let id = serial_number(&config.id).ok_or(BlockError::Id)?;
         if config.queues == 0 || config.queues > MAX_QUEUES {
             return Err(BlockError::Queues(config.queues));
         }
-        let disk = Disk::new(file, config.read_only, config.direct)?;
+        let disk = open(config, files)?;
         let limits = &config.limits;
         let limiter = match limits.bytes.is_some() || limits.operations.is_some() {
             true => Some(RateLimiter::new(limits).map_err(BlockError::Limit)?),
@@ -116,6 +122,20 @@ impl Block {
             engine,
             counters: Counters::default(),
         })
+    }
+}
+
+/// Looks at the files of a disk.
+fn open(config: &DiskConfig, mut files: Vec<OwnedFd>) -> Result<Disk, BlockError> {
+    if !config.parts.is_empty() {
+        if !config.read_only || config.direct {
+            return Err(DiskError::from(PartsError::Way).into());
+        }
+        return Ok(Disk::of_parts(files, &config.parts)?);
+    }
+    match (files.pop(), files.len()) {
+        (Some(file), 0) => Ok(Disk::new(file, config.read_only, config.direct)?),
+        (file, others) => Err(BlockError::Files(others + usize::from(file.is_some()))),
     }
 }
 

@@ -22,6 +22,8 @@ use crate::virtio::mock_driver::{Buffer, MockDriver, activation, guest_ram};
 mod answers;
 #[path = "block_test/limits.rs"]
 mod limits;
+#[path = "block_test/parts.rs"]
+mod parts;
 #[path = "block_test/random.rs"]
 mod random;
 #[path = "block_test/stopping.rs"]
@@ -75,6 +77,7 @@ fn config() -> DiskConfig {
         direct: false,
         queues: 1,
         limits: Limits::default(),
+        parts: Vec::new(),
     }
 }
 
@@ -95,7 +98,8 @@ impl Bench {
     }
 
     fn with(engine: EngineMaker, config: &DiskConfig, file: File, features: u64) -> Self {
-        let device = Block::with_engine(config, file.try_clone().unwrap().into(), engine).unwrap();
+        let device =
+            Block::with_engine(config, vec![file.try_clone().unwrap().into()], engine).unwrap();
         let memory = guest_ram();
         let drivers = (0..u64::from(config.queues))
             .map(|index| MockDriver::new(&memory, 0x1000 + index * 0x4000, 256))

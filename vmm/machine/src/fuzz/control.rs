@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
 use caisson_control::{
-    BootConfig, Channel, ChannelError, DeviceConfig, DiskConfig, Event, Exit, ExitReason, FileRole,
-    FileServerConfig, FromVmm, Limits, MAX_FILES, MAX_MESSAGE, Metrics, NetConfig, RefusalKind,
-    Reply, Request, ToVmm, VERSION,
+    BootConfig, Channel, ChannelError, DeviceConfig, DiskConfig, DiskPart, Event, Exit, ExitReason,
+    FileRole, FileServerConfig, FromVmm, Limits, MAX_FILES, MAX_MESSAGE, Metrics, NetConfig,
+    RefusalKind, Reply, Request, ToVmm, VERSION,
 };
 use rustix::fs::MemfdFlags;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -200,6 +200,12 @@ fn device(random: &mut Random) -> DeviceConfig {
             direct: random.one_in(2),
             queues: random.number() as u8,
             limits: Limits::default(),
+            parts: (0..random.pick(&[0, 0, 1, 2, 128, 129]))
+                .map(|_| DiskPart {
+                    offset: random.pick(&[0, 4096, 8192, 1, u64::MAX]),
+                    bytes: random.pick(&[512, 4096, 0, 1, u64::MAX]),
+                })
+                .collect(),
         }),
         1 => DeviceConfig::Net(NetConfig {
             mac: [random.number() as u8; 6],

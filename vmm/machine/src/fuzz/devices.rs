@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
-use caisson_control::{DiskConfig, Limits, Rate};
+use caisson_control::{DiskConfig, DiskPart, Limits, Rate};
 
 use super::Random;
 use super::driver::in_arena;
@@ -62,6 +62,40 @@ impl VsockEvents for Dropped {
 const SECTORS: u64 = 2048;
 
 #[test]
+fn block_of_parts() {
+    // One after the other, to the last sector of the requests' range.
+    let parts = [
+        (0, 300 * 512),
+        (320 * 512, 512),
+        (328 * 512, (SECTORS - 328 - 8) * 512),
+    ];
+    let parts = parts.map(|(offset, bytes)| DiskPart { offset, bytes });
+    fuzz("block-of-parts", move |random, _| {
+        let files: Vec<_> = parts
+            .iter()
+            .map(|part| {
+                let file = tempfile::tempfile().unwrap();
+                file.set_len(part.bytes).unwrap();
+                file
+            })
+            .collect();
+        let other = files[random.index(3)].try_clone().unwrap();
+        let config = DiskConfig {
+            id: "fuzzed".to_owned(),
+            read_only: true,
+            direct: false,
+            queues: random.pick(&[1, 1, 2]),
+            limits: limits(random),
+            parts: parts.to_vec(),
+        };
+        let files = files.into_iter().map(Into::into).collect();
+        Subject::new(Block::new(&config, files).unwrap())
+            .with_requests(|random, _| block_request(random))
+            .with_host(move |random| resize(&other, random))
+    });
+}
+
+#[test]
 fn block() {
     fuzz("block", |random, _| {
         let file = tempfile::tempfile().unwrap();
@@ -72,9 +106,10 @@ fn block() {
             direct: false,
             queues: random.pick(&[1, 1, 2]),
             limits: limits(random),
+            parts: Vec::new(),
         };
         let other = file.try_clone().unwrap();
-        Subject::new(Block::new(&config, file.into()).unwrap())
+        Subject::new(Block::new(&config, vec![file.into()]).unwrap())
             .with_requests(|random, _| block_request(random))
             // The file shrinks and grows behind the device's back.
             .with_host(move |random| resize(&other, random))

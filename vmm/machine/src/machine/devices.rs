@@ -79,7 +79,7 @@ const NO_FILE: DeviceError = DeviceError::Files {
     files: 0,
 };
 
-/// Makes the disk that `config` describes of the file at the front of `files`.
+/// Makes the disk that `config` describes of the files at the front of `files`.
 ///
 /// # Errors
 /// See [`DeviceError`].
@@ -87,8 +87,12 @@ pub(super) fn disk(
     config: &DiskConfig,
     files: &mut VecDeque<OwnedFd>,
 ) -> Result<Box<dyn Device>, DeviceError> {
-    let file = files.pop_front().ok_or(NO_FILE)?;
-    match Block::new(config, file) {
+    let needed = config.parts.len().max(1);
+    if files.len() < needed {
+        let files = files.len();
+        return Err(DeviceError::Files { needed, files });
+    }
+    match Block::new(config, files.drain(..needed).collect()) {
         Ok(device) => Ok(Box::new(device)),
         Err(source) => Err(DeviceError::Disk {
             id: config.id.clone(),

@@ -1,8 +1,8 @@
 //! Frames of ttrpc and messages of protobuf, right and wrong.
 
 use caisson_protocol::agent::{
-    CpuStat, DiskResponse, IoStat, ListProcessesResponse, MemoryStat, ProcessResponse,
-    StatsResponse, WaitResponse,
+    AddDiskResponse, CpuStat, DiskNumber, IoStat, ListProcessesResponse, MemoryStat,
+    ProcessResponse, StatsResponse, WaitResponse,
 };
 use protobuf::Message;
 use ttrpc::{Code, Response, Status};
@@ -72,11 +72,18 @@ fn payload(random: &mut Random) -> Vec<u8> {
                 ..Default::default()
             })
         }
-        2 => Box::new(DiskResponse {
-            major: random.number() as u32,
-            minor: random.number() as u32,
-            ..Default::default()
-        }),
+        2 => {
+            let disk = DiskNumber {
+                major: random.number() as u32,
+                minor: random.number() as u32,
+                ..Default::default()
+            };
+            let count = random.pick(&[0, 1, 1, 128, 100_000]);
+            Box::new(AddDiskResponse {
+                disks: vec![disk; count],
+                ..Default::default()
+            })
+        }
         3 => Box::new(ProcessResponse {
             pid: random.number() as u32,
             ..Default::default()

@@ -1,16 +1,18 @@
-//! The file behind a block device: what it must be, how large it is and in which units it works.
+//! What is behind a block device: what its files must be, how large it is and in which units it works.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
+use caisson_control::{DiskPart, PART_ALIGNMENT};
 use rustix::fs::{AtFlags, OFlags, SeekFrom, StatxFlags};
 
 use super::block_device::{self, PreferredSizes};
+use super::files::{self, Files, PartsError, Placed};
 
 /// The unit of the protocol, whatever the block size (virtio 1.3 §5.2.4).
-pub(super) const SECTOR: u64 = 512;
+pub(super) use caisson_control::SECTOR;
 
 /// Largest logical block size that Linux knows, in bytes.
 const MAX_BLOCK_SIZE: u32 = 64 * 1024;
@@ -47,6 +49,9 @@ pub(crate) enum DiskError {
     /// O_DIRECT is wanted and missing.
     #[error("it shall go past the page cache, but its file is open without O_DIRECT")]
     NotDirect,
+    /// Several files cannot be put together.
+    #[error(transparent)]
+    Parts(#[from] PartsError),
     /// The host could not be asked.
     #[error("cannot find out about its file: {0}")]
     Unknown(#[from] io::Error),
@@ -84,14 +89,14 @@ pub(super) struct Topology {
 /// An open disk.
 #[derive(Debug)]
 pub(super) struct Disk {
-    file: File,
+    files: Files,
     geometry: Geometry,
     topology: Topology,
     is_block_device: bool,
 }
 
 impl Disk {
-    /// Looks at an open file.
+    /// Looks at an open file, which is all of the disk.
     ///
     /// # Errors
     /// Fails when it is not what a disk can be made of.
@@ -129,7 +134,7 @@ impl Disk {
             return Err(DiskError::Size { bytes, unit });
         }
         Ok(Self {
-            file,
+            files: Files::whole(file, bytes),
             geometry: Geometry {
                 bytes,
                 block_size,
@@ -143,9 +148,61 @@ impl Disk {
         })
     }
 
-    /// The file, for calls with an offset.
-    pub(super) fn file(&self) -> &File {
-        &self.file
+    /// Looks at the open files that are to be at these places of a disk. Only what is not written and
+    /// goes through the page cache is put together.
+    ///
+    /// # Errors
+    /// Fails when they are not what such a disk can be made of.
+    pub(super) fn of_parts(files: Vec<OwnedFd>, parts: &[DiskPart]) -> Result<Self, DiskError> {
+        let bytes = files::size(parts)?;
+        if files.len() != parts.len() {
+            return Err(PartsError::Count(files.len()).into());
+        }
+        let mut placed = Vec::with_capacity(files.len());
+        for (index, (file, part)) in files.into_iter().zip(parts).enumerate() {
+            let file = File::from(file);
+            let metadata = file.metadata()?;
+            if !metadata.is_file() {
+                return Err(PartsError::Kind(index).into());
+            }
+            let flags = rustix::fs::fcntl_getfl(&file).map_err(io::Error::from)?;
+            check_mode(flags, true, false)?;
+            // Otherwise it would have to be read in larger units.
+            if flags.contains(OFlags::DIRECT) {
+                return Err(PartsError::Way.into());
+            }
+            if metadata.len() != part.bytes {
+                return Err(PartsError::Size {
+                    index,
+                    bytes: metadata.len(),
+                    expected: part.bytes,
+                }
+                .into());
+            }
+            let extent = Extent {
+                offset: part.offset,
+                length: part.bytes,
+            };
+            placed.push(Placed { extent, file });
+        }
+        Ok(Self {
+            files: Files::placed(placed),
+            geometry: Geometry {
+                bytes,
+                block_size: SECTOR as u32,
+                read_only: true,
+            },
+            topology: Topology {
+                physical_block: PART_ALIGNMENT as u32,
+                preferred: PreferredSizes::default(),
+            },
+            is_block_device: false,
+        })
+    }
+
+    /// The files, for calls with an offset.
+    pub(super) fn files(&self) -> &Files {
+        &self.files
     }
 
     /// What a request may ask for.
@@ -164,7 +221,12 @@ impl Disk {
         if !self.is_block_device {
             return Ok(());
         }
-        match block_device::discard(&self.file, extent) {
+        let place = self.files.place(extent)?;
+        let extent = Extent {
+            offset: place.offset,
+            ..extent
+        };
+        match block_device::discard(place.file, extent) {
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
             result => result,
         }

@@ -114,7 +114,11 @@ fn past_the_page_cache_blocks_are_what_the_file_system_wants() {
     let mut aligned = vec![0; 3 * 65536];
     let start = aligned.as_ptr().align_offset(65536);
     let buffer = &mut aligned[start..start + block as usize];
-    let read = std::os::unix::fs::FileExt::read_at(disk.file(), buffer, u64::from(block));
+    let read = std::os::unix::fs::FileExt::read_at(
+        disk.files().iter().next().unwrap(),
+        buffer,
+        u64::from(block),
+    );
     assert_eq!(read.unwrap(), block as usize);
 }
 

@@ -47,6 +47,23 @@ pub(super) enum Call {
     Clear(Clearing, Extent),
 }
 
+impl Call {
+    /// What of the disk it is about. Bringing to the medium what was written is about the disk as a whole,
+    /// which is one file then: several are not written to.
+    pub(super) fn extent(&self) -> Extent {
+        let (offset, length) = match self {
+            Self::Read { offset, into } => (*offset, into.len()),
+            Self::Write { offset, from, .. } => (*offset, from.len()),
+            Self::Clear(_, extent) => return *extent,
+            Self::Sync => (0, 0),
+        };
+        Extent {
+            offset,
+            length: length as u64,
+        }
+    }
+}
+
 /// How to make zeroes without writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Clearing {

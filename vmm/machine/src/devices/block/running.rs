@@ -116,7 +116,11 @@ impl RunningBlock {
         if chain.writable_len() == 0 {
             return Err(DeviceFault::Request("a block request without a status"));
         }
-        let parsed = request::parse(&chain, self.device.disk.geometry());
+        let disk = &self.device.disk;
+        let parsed = request::parse(&chain, disk.geometry()).and_then(|request| match request {
+            Request::Read(extent) if disk.files().place(extent).is_err() => Err(Status::IoError),
+            request => Ok(request),
+        });
         let cost = parsed.as_ref().map_or(0, Request::cost);
         if let Some(limiter) = &mut self.device.limiter {
             limiter.charge(1, cost);

@@ -126,7 +126,7 @@ fn ids_and_numbers_of_queues_are_checked() {
             queues,
             ..config()
         };
-        Block::new(&config, contents(512).into())
+        Block::new(&config, vec![contents(512).into()])
     };
     for id in ["x", "exactly-20-bytes-id!", "with space"] {
         assert!(make(id, 8).is_ok(), "{id:?}");
@@ -158,7 +158,7 @@ fn features_and_configuration_tell_what_the_disk_is() {
             queues,
             ..config()
         };
-        Block::new(&config, contents(SECTORS * 512).into()).unwrap()
+        Block::new(&config, vec![contents(SECTORS * 512).into()]).unwrap()
     };
     let (seg_max, ro, blk_size, flush) = (1 << 2, 1 << 5, 1 << 6, 1 << 9);
     let (topology, mq, discard, zeroes) = (1 << 10, 1 << 12, 1 << 13, 1 << 14);
@@ -195,7 +195,7 @@ fn features_and_configuration_tell_what_the_disk_is() {
 
 #[test]
 fn a_driver_without_a_first_queue_is_at_fault() {
-    let device = Block::new(&config(), contents(512).into()).unwrap();
+    let device = Block::new(&config(), vec![contents(512).into()]).unwrap();
     let memory = guest_ram();
     let result = Box::new(device).activate(activation(0, &memory, vec![None]));
     assert!(matches!(result, Err((_, DeviceFault::QueueMissing(0)))));

@@ -116,7 +116,7 @@ fn a_queue_that_the_driver_left_alone_is_left_alone() {
         queues: 3,
         ..config()
     };
-    let device = Block::with_engine(&config, contents(512).into(), plain).unwrap();
+    let device = Block::with_engine(&config, vec![contents(512).into()], plain).unwrap();
     let driver = MockDriver::new(&guest_ram(), 0x1000, 16);
     let queues = vec![Some(driver.queue(0).unwrap()), None];
     let device = Box::new(device).activate(activation(FLUSH, &driver.memory, queues));

@@ -34,17 +34,16 @@ impl Plain {
 
     /// Makes a call, or the beginning of it.
     fn make(&self, call: &Call) -> io::Result<usize> {
-        let file = self.disk.file();
+        let place = self.disk.files().place(call.extent())?;
+        let (file, at) = (place.file, place.offset);
         match call {
-            Call::Read { offset, into } => vectors::read(file, &into.front(PIECE), *offset),
+            Call::Read { into, .. } => vectors::read(file, &into.front(PIECE), at),
             Call::Write {
-                offset,
-                from,
-                durability,
-            } => vectors::write(file, &from.front(PIECE), *offset, *durability),
+                from, durability, ..
+            } => vectors::write(file, &from.front(PIECE), at, *durability),
             Call::Sync => file.sync_data().map(|()| 0),
             Call::Clear(clearing, extent) => {
-                rustix::fs::fallocate(file, clearing.mode(), extent.offset, extent.length)?;
+                rustix::fs::fallocate(file, clearing.mode(), at, extent.length)?;
                 Ok(0)
             }
         }

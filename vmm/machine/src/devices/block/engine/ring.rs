@@ -1,7 +1,7 @@
 //! The asynchronous engine: io_uring.
 //!
 //! What the ring does passes by every system call filter, so the ring is restricted for good before
-//! it is enabled: one file, registered beforehand, and the few operations a disk needs.
+//! it is enabled: the files of the disk, registered beforehand, and the few operations a disk needs.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -21,9 +21,6 @@ use crate::devices::block::engine::{CAPACITY, Call, Done, Engine, Tag};
 const FIXED_FILE: u8 = squeue::Flags::FIXED_FILE.bits();
 const ASYNC: u8 = squeue::Flags::ASYNC.bits();
 
-/// The number of the one registered file.
-const FILE: Fixed = Fixed(0);
-
 /// A transfer beyond this is handed to a worker of the kernel, because copying it from or to the
 /// page cache would keep the thread for long: a MiB takes some 100 µs.
 const INLINE_BYTES: usize = 1 << 20;
@@ -37,8 +34,8 @@ pub(in crate::devices::block) struct Ring {
     ring: IoUring,
     /// The calls that the kernel has, and their lists of buffers.
     calls: ManuallyDrop<BTreeMap<Tag, Call>>,
-    /// Keeps the registered file open.
-    _disk: Arc<Disk>,
+    /// Keeps the registered files open, which are numbered in their order.
+    disk: Arc<Disk>,
 }
 
 impl Ring {
@@ -53,7 +50,8 @@ impl Ring {
             .setup_r_disabled()
             .build(entries)?;
         let submitter = ring.submitter();
-        submitter.register_files(&[disk.file().as_raw_fd()])?;
+        let files: Vec<RawFd> = disk.files().iter().map(AsRawFd::as_raw_fd).collect();
+        submitter.register_files(&files)?;
         // Kernels before 5.15 do not know this; they use more workers.
         let _ = submitter.register_iowq_max_workers(&mut [WORKERS, WORKERS]);
         let mut restrictions = [
@@ -69,7 +67,7 @@ impl Ring {
         Ok(Self {
             ring,
             calls: ManuallyDrop::new(BTreeMap::new()),
-            _disk: Arc::clone(disk),
+            disk: Arc::clone(disk),
         })
     }
 }
@@ -79,7 +77,7 @@ impl Engine for Ring {
         if self.calls.contains_key(&tag) {
             return Err(io::Error::other("two calls for one chain"));
         }
-        let entry = entry(&call).user_data(number(tag));
+        let entry = entry(&self.disk, &call)?.user_data(number(tag));
         self.calls.insert(tag, call);
         // SAFETY: what the entry points to is a list owned by `calls` from here until the call is
         // done; its buffers are guest memory or constants, which are always mapped.
@@ -145,36 +143,37 @@ fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<()> {
     }
 }
 
-fn entry(call: &Call) -> squeue::Entry {
+/// # Errors
+/// Fails for what is in none of the files of the disk.
+fn entry(disk: &Disk, call: &Call) -> io::Result<squeue::Entry> {
+    let place = disk.files().place(call.extent())?;
+    let file = Fixed(u32::try_from(place.index).map_err(io::Error::other)?);
+    let at = place.offset;
     let mut flags = squeue::Flags::empty();
     let entry = match call {
-        Call::Read { offset, into } => {
+        Call::Read { into, .. } => {
             let (list, count) = into.raw();
             flags.set(squeue::Flags::ASYNC, into.len() > INLINE_BYTES);
-            opcode::Readv::new(FILE, list, count)
-                .offset(*offset)
-                .build()
+            opcode::Readv::new(file, list, count).offset(at).build()
         }
         Call::Write {
-            offset,
-            from,
-            durability,
+            from, durability, ..
         } => {
             let (list, count) = from.raw();
             flags.set(squeue::Flags::ASYNC, from.len() > INLINE_BYTES);
-            opcode::Writev::new(FILE, list, count)
-                .offset(*offset)
+            opcode::Writev::new(file, list, count)
+                .offset(at)
                 .rw_flags(durability.flags())
                 .build()
         }
-        Call::Sync => opcode::Fsync::new(FILE).flags(FsyncFlags::DATASYNC).build(),
-        Call::Clear(clearing, extent) => opcode::Fallocate::new(FILE, extent.length)
-            .offset(extent.offset)
+        Call::Sync => opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build(),
+        Call::Clear(clearing, extent) => opcode::Fallocate::new(file, extent.length)
+            .offset(at)
             .mode(clearing.mode().bits().cast_signed())
             .build(),
     };
     // `Fixed` has set FIXED_FILE, which `flags` adds to.
-    entry.flags(flags)
+    Ok(entry.flags(flags))
 }
 
 fn number(tag: Tag) -> u64 {

@@ -1,10 +1,13 @@
-use super::{FILE, Ring, number, tag};
+use super::{Ring, number, tag};
 use crate::devices::block::disk::{Disk, Extent};
 use crate::devices::block::engine::{Call, Clearing, Engine, Tag};
 use crate::devices::block::vectors::{Durability, Vectors};
 use io_uring::{opcode, types};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+
+/// The number of the one registered file.
+const FILE: types::Fixed = types::Fixed(0);
 
 fn ring() -> Option<Ring> {
     let file = tempfile::tempfile().unwrap();
@@ -83,15 +86,27 @@ fn a_second_call_for_a_chain_is_refused() {
 #[test]
 fn an_error_of_the_host_is_told() {
     let Some(mut ring) = ring() else { return };
-    let nowhere = Extent {
-        offset: 1 << 63,
-        length: 512,
+    let nothing = Extent {
+        offset: 0,
+        length: 0,
     };
-    let call = Call::Clear(Clearing::Punch, nowhere);
+    let call = Call::Clear(Clearing::Punch, nothing);
     ring.start(Tag { queue: 0, head: 0 }, call).unwrap();
     ring.wait().unwrap();
     let error = ring.take_done().unwrap().result.unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+}
+
+#[test]
+fn what_is_in_no_file_does_not_reach_the_kernel() {
+    let Some(mut ring) = ring() else { return };
+    let outside = Extent {
+        offset: 1 << 20,
+        length: 512,
+    };
+    let call = Call::Clear(Clearing::Punch, outside);
+    ring.start(Tag { queue: 0, head: 0 }, call).unwrap_err();
+    assert!(ring.calls.is_empty());
 }
 
 #[test]
