@@ -113,7 +113,7 @@ fn a_running_vmm_has_nothing_of_the_host_but_what_it_was_given() {
         assert_eq!(vmm.words("status", line), [&*user; 4]);
     }
     for (limit, most) in [
-        ("Max open files", "4096"),
+        ("Max open files", "8192"),
         ("Max processes", "512"),
         ("Max core file size", "0"),
     ] {
