@@ -15,7 +15,7 @@ use caisson_e2e::{CleanMachine, signal};
 use rustix::process::Signal;
 
 use self::erofs::Node;
-use self::host::{Host, Pod, mount, opened, output};
+use self::host::{Host, Pod, layered_root, mount, opened, output};
 
 const MIB: u64 = 1 << 20;
 
@@ -118,24 +118,7 @@ fn layers(host: &Host, pod: &Pod) {
         "{said}"
     );
 
-    let layers = || {
-        [
-            upper.mount("ext4", &["rw", "loop"]),
-            top.mount("erofs", &["ro", "loop"]),
-            base.mount("erofs", &["ro", "loop"]),
-            mount(
-                "format/mkdir/overlay",
-                "overlay",
-                &[
-                    "X-containerd.mkdir.path={{ mount 0 }}/upper:0755",
-                    "X-containerd.mkdir.path={{ mount 0 }}/work:0755",
-                    "workdir={{ mount 0 }}/work",
-                    "upperdir={{ mount 0 }}/upper",
-                    "lowerdir={{ overlay 1 2 }}",
-                ],
-            ),
-        ]
-    };
+    let layers = || layered_root(&upper, &[&base, &top]);
     let script = "cat /etc/which; ls /etc; echo -n changed >/etc/which; echo new >/etc/new; \
         df -P -m / | while read a b c; do echo $a $b; done";
     let said = pod.run("one", &layers(), script);

@@ -251,3 +251,23 @@ pub(super) fn opened(pid: i32, below: &Path) -> Vec<PathBuf> {
     let paths = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
     paths.filter(|path| path.starts_with(below)).collect()
 }
+
+/// A root of layers, the undermost first, and of what is written.
+pub(super) fn layered_root(written: &Disk, layers: &[&Disk]) -> Vec<Mount> {
+    let mut mounts = vec![written.mount("ext4", &["rw", "loop"])];
+    let upwards = layers.iter().rev();
+    mounts.extend(upwards.map(|layer| layer.mount("erofs", &["ro", "loop"])));
+    let lower = format!("lowerdir={{{{ overlay 1 {} }}}}", layers.len());
+    mounts.push(mount(
+        "format/mkdir/overlay",
+        "overlay",
+        &[
+            "X-containerd.mkdir.path={{ mount 0 }}/upper:0755",
+            "X-containerd.mkdir.path={{ mount 0 }}/work:0755",
+            "workdir={{ mount 0 }}/work",
+            "upperdir={{ mount 0 }}/upper",
+            &lower,
+        ],
+    ));
+    mounts
+}

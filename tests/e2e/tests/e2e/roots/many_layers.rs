@@ -7,7 +7,7 @@ use std::time::Instant;
 use containerd_shim_protos::types::mount::Mount;
 
 use super::erofs::{Node, image};
-use super::host::{Disk, Host, Pod, mount, opened, output};
+use super::host::{Disk, Host, Pod, layered_root, mount, opened, output};
 
 /// Of the first container, with the base.
 const LAYERS: usize = 60;
@@ -33,26 +33,6 @@ fn layer(host: &Host, name: &str, number: usize) -> Disk {
     host.bytes(&format!("{name}.layer"), &bytes)
 }
 
-/// A root of layers, the undermost first, and of what is written.
-fn root(written: &Disk, layers: &[&Disk]) -> Vec<Mount> {
-    let mut mounts = vec![written.mount("ext4", &["rw", "loop"])];
-    let upwards = layers.iter().rev();
-    mounts.extend(upwards.map(|layer| layer.mount("erofs", &["ro", "loop"])));
-    let lower = format!("lowerdir={{{{ overlay 1 {} }}}}", layers.len());
-    mounts.push(mount(
-        "format/mkdir/overlay",
-        "overlay",
-        &[
-            "X-containerd.mkdir.path={{ mount 0 }}/upper:0755",
-            "X-containerd.mkdir.path={{ mount 0 }}/work:0755",
-            "workdir={{ mount 0 }}/work",
-            "upperdir={{ mount 0 }}/upper",
-            &lower,
-        ],
-    ));
-    mounts
-}
-
 pub(super) fn are_few_disks(host: &Host, pod: &Pod) {
     let base = host.bytes("base.layer", &image(&Node::of(&host.tree())));
     let first: Vec<Disk> = (1..LAYERS)
@@ -70,7 +50,8 @@ pub(super) fn are_few_disks(host: &Host, pod: &Pod) {
     let layers: Vec<&Disk> = [&base].into_iter().chain(&first).collect();
     let script = "echo new >/new; sleep 9999";
     let began = Instant::now();
-    pod.create("one", &root(&one, &layers), script).unwrap();
+    pod.create("one", &layered_root(&one, &layers), script)
+        .unwrap();
     println!("a root of {LAYERS} layers: {:?}", began.elapsed());
     assert_eq!(pod.disks(), 2);
     pod.of("one").start("").unwrap();
@@ -95,7 +76,7 @@ pub(super) fn are_few_disks(host: &Host, pod: &Pod) {
 
     // Half of the image is there; the rest comes on one disk.
     let layers: Vec<&Disk> = layers[..SHARED].iter().copied().chain(&second).collect();
-    pod.create("two", &root(&two, &layers), "sleep 9999")
+    pod.create("two", &layered_root(&two, &layers), "sleep 9999")
         .unwrap();
     assert_eq!(pod.disks(), 4);
     pod.of("two").start("").unwrap();
@@ -136,7 +117,7 @@ pub(super) fn refusals(host: &Host, pod: &Pod) {
     let vmm = pod.holder.vmm_pid();
     let good: Vec<&Disk> = layers.iter().collect();
     let with = |position: usize, mount: Mount| {
-        let mut mounts = root(&written, &good);
+        let mut mounts = layered_root(&written, &good);
         mounts[position] = mount;
         mounts
     };
@@ -147,7 +128,10 @@ pub(super) fn refusals(host: &Host, pod: &Pod) {
             ["cut-off.layer", "5096 bytes"],
         ),
         (with(3, absent), ["absent.layer", "not there"]),
-        (root(&written, &many), ["131 mounts", "130 are possible"]),
+        (
+            layered_root(&written, &many),
+            ["131 mounts", "130 are possible"],
+        ),
     ] {
         let refused = pod.create("bad", &mounts, "true").unwrap_err();
         for word in expected {
