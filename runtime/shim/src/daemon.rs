@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
@@ -92,7 +93,29 @@ fn set_up(args: &Args) -> anyhow::Result<(Mark, HostMounts)> {
     )?;
     // The bundle is removed while we still run.
     env::set_current_dir("/")?;
+    if let Err(error) = raise_limit_of_descriptors() {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
     Ok((mark, host))
+}
+
+/// Most descriptors that the shim allows itself. Programs that it starts inherit that, and some of them
+/// close all that they may have, one by one.
+const MOST_DESCRIPTORS: u64 = 65536;
+
+/// Has the soft limit of open files follow the hard one. The soft one is 1024 where nobody has said
+/// otherwise, for programs that use select(2); the streams of containers and the layers of images need more.
+fn raise_limit_of_descriptors() -> io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(u64::MAX).min(MOST_DESCRIPTORS);
+    if limit.current.is_none_or(|current| current >= most) {
+        return Ok(());
+    }
+    let raised = Rlimit {
+        current: Some(most),
+        ..limit
+    };
+    Ok(setrlimit(Resource::Nofile, raised)?)
 }
 
 fn open_log(bundle: &Path, debug: bool) {

@@ -9,6 +9,9 @@
     clippy::indexing_slicing
 )]
 
+#[path = "program/descriptors.rs"]
+mod descriptors;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -494,41 +497,6 @@ async fn p16_a_shim_answers_as_soon_as_start_has_returned() {
         drop(tasks);
         shim.gone();
     }
-}
-
-#[tokio::test]
-async fn a_shim_without_descriptors_takes_connections_again_when_there_are_some() {
-    use rustix::process::{Pid, Resource, Rlimit, prlimit};
-    if !root() {
-        return;
-    }
-    let bench = Bench::new("c1", CONFIG);
-    let shim = bench.start();
-    let first = shim.client().await;
-    let mut connect = api::ConnectRequest::new();
-    connect.id = "c1".into();
-    first.connect(context(), &connect).await.unwrap();
-    let pid = shim.pid().unwrap();
-    let limit = |current| {
-        let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
-        let limit = Rlimit {
-            current: Some(current),
-            maximum: Some(1024),
-        };
-        prlimit(Some(pid), Resource::Nofile, limit).unwrap();
-    };
-    limit(1);
-    let second = shim.client().await;
-    let waiting = tokio::spawn({
-        let connect = connect.clone();
-        async move { second.connect(context(), &connect).await }
-    });
-    for _ in 0..20 {
-        first.connect(context(), &connect).await.unwrap();
-    }
-    assert!(!waiting.is_finished(), "there is no descriptor for it");
-    limit(1024);
-    waiting.await.unwrap().unwrap();
 }
 
 /// What reads the log may die with containerd: the shim goes on, and its next reader finds lines.
