@@ -116,30 +116,20 @@ impl Archive {
                 name: name.clone(),
                 size: content.len(),
             })?;
-            let name_size = name_size(name, out.len(), content.len());
-            write_header(
-                &mut out,
-                index,
-                mode,
-                links,
-                size,
-                device,
-                (name, name_size),
-            );
+            write_header(&mut out, index, mode, links, size, device, name);
             out.extend_from_slice(content);
             pad(&mut out, 4);
         }
-        let name = "TRAILER!!!";
-        write_header(&mut out, 0, 0, 1, 0, (0, 0), (name, name_size(name, 0, 0)));
+        write_header(&mut out, 0, 0, 1, 0, (0, 0), "TRAILER!!!");
         pad(&mut out, 512);
         Ok(out)
     }
 }
 
 /// How many bytes `name` takes with the zeros behind it, in an entry that begins at `at`.
-fn name_size(name: &str, at: usize, content: usize) -> usize {
+fn name_size(name: &str, at: usize, content: u32) -> usize {
     let shortest = name.len() + 1;
-    if content < PAGE {
+    if (content as usize) < PAGE {
         return shortest;
     }
     let begin = at + HEADER;
@@ -162,9 +152,10 @@ fn write_header(
     links: u32,
     size: u32,
     (major, minor): (u32, u32),
-    (name, name_size): (&str, usize),
+    name: &str,
 ) {
-    let fields_end = out.len() + HEADER;
+    let name_size = name_size(name, out.len(), size);
+    let name_end = out.len() + HEADER + name_size;
     out.extend_from_slice(b"070701");
     for field in [
         inode,
@@ -184,7 +175,7 @@ fn write_header(
         out.extend_from_slice(format!("{field:08x}").as_bytes());
     }
     out.extend_from_slice(name.as_bytes());
-    out.resize(fields_end + name_size, 0);
+    out.resize(name_end, 0);
     pad(out, 4);
 }
 

@@ -6,7 +6,7 @@ pub mod limits;
 pub mod stats;
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::descriptor::Descriptor;
 use crate::error::{AgentError, Doing};
+use crate::kernel_file;
 
 /// Where the hierarchy is mounted.
 pub const ROOT: &str = "/sys/fs/cgroup";
@@ -59,12 +60,8 @@ fn hold_back_processes(containers: &Path, kernel: &Path) {
         return;
     };
     // Without the controller there is no such file, and `boot::kernel` has said so.
-    let _ = fs::OpenOptions::new()
-        .write(true)
-        .open(containers.join("pids.max"))
-        .and_then(|mut file| {
-            file.write_all(all.saturating_sub(OF_AGENT).max(1).to_string().as_bytes())
-        });
+    let most = all.saturating_sub(OF_AGENT).max(1).to_string();
+    let _ = kernel_file::set(&containers.join("pids.max"), &most);
 }
 
 /// Passes every controller a group has on to its children.
@@ -131,10 +128,7 @@ impl Cgroup {
 
     /// Writes an interface file, which must exist.
     fn write(&self, file: &str, value: &str) -> io::Result<()> {
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .open(self.path.join(file))?;
-        file.write_all(value.as_bytes())
+        kernel_file::set(&self.path.join(file), value)
     }
 
     /// The processes in the group and in groups that the container made below it.

@@ -15,6 +15,7 @@ pub mod error;
 pub mod guest_devices;
 pub mod identifier;
 pub mod init;
+pub mod kernel_file;
 pub mod launch;
 pub mod localhost;
 pub mod mirror;

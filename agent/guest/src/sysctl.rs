@@ -1,10 +1,9 @@
 //! Kernel parameters and host name of the pod, which in a virtual machine are the guest's own.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::AgentError;
+use crate::kernel_file;
 
 /// Where the kernel has its parameters.
 const ROOT: &str = "/proc/sys";
@@ -16,12 +15,7 @@ const ROOT: &str = "/proc/sys";
 pub fn set(parameters: &[(String, String)]) -> Result<(), AgentError> {
     for (name, value) in parameters {
         let path = path(name)?;
-        // Not `fs::write`: a file that is not there must not be created.
-        let written = fs::OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()));
-        written.map_err(|error| {
+        kernel_file::set(&path, value).map_err(|error| {
             AgentError::InvalidArgument(format!("cannot set sysctl {name} to {value:?}: {error}"))
         })?;
     }

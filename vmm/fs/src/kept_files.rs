@@ -37,13 +37,10 @@ pub(crate) enum Use {
     Read,
     /// Its content is changed.
     Write,
+    /// What was written is brought to the medium.
+    Sync,
     /// The names in a directory are read.
     List,
-}
-
-impl Use {
-    /// Whatever it is.
-    pub(crate) const ALL: [Self; 3] = [Self::Read, Self::Write, Self::List];
 }
 
 /// A file that is open.
@@ -63,6 +60,7 @@ impl Kept {
             Use::List => self.is_directory,
             Use::Read => !self.is_directory && self.access != libc::O_WRONLY,
             Use::Write => !self.is_directory && self.access != libc::O_RDONLY,
+            Use::Sync => !self.is_directory,
         }
     }
 }
@@ -95,7 +93,7 @@ impl KeptFiles {
             return Ok(kept);
         }
         let (access, is_directory) = match purpose {
-            Use::Read => (libc::O_RDONLY, false),
+            Use::Read | Use::Sync => (libc::O_RDONLY, false),
             Use::Write => (libc::O_RDWR, false),
             Use::List => (libc::O_RDONLY, true),
         };
@@ -139,18 +137,18 @@ impl KeptFiles {
         handle
     }
 
-    /// Closes what is kept of a file for the sake of `purposes`. What was opened to read has to go when
+    /// Closes what is kept of a file for this purpose, or for any. What was opened to read has to go when
     /// others open it to write: an overlay has another file to read from then.
     pub(crate) fn close(
         &self,
         served: &PassthroughFs,
         context: Context,
         inode: u64,
-        purposes: &[Use],
+        purpose: Option<Use>,
     ) {
         let mut all = self.lock();
         let is_meant =
-            |kept: &Kept| kept.inode == inode && purposes.iter().any(|&one| kept.serves(one));
+            |kept: &Kept| kept.inode == inode && purpose.is_none_or(|purpose| kept.serves(purpose));
         while let Some(index) = all.iter().position(is_meant) {
             if let Some(kept) = all.remove(index) {
                 release(served, context, kept);

@@ -79,8 +79,8 @@ impl PrivateRoots {
     }
 
     /// Closes what is open of a file although the guest has not opened it.
-    fn close(&self, context: Context, inode: u64, purposes: &[Use]) {
-        self.kept.close(&self.served, context, inode, purposes);
+    fn close(&self, context: Context, inode: u64, purpose: Option<Use>) {
+        self.kept.close(&self.served, context, inode, purpose);
     }
 
     /// What the guest gets to know of a file in a directory.
@@ -242,7 +242,7 @@ impl FileSystem for PrivateRoots {
     fn forget(&self, context: Context, inode: u64, count: u64) {
         let inode = plain(inode);
         // A file that was removed takes its place for as long as it is open.
-        self.close(context, inode, &Use::ALL);
+        self.close(context, inode, None);
         self.served.forget(context, inode, count);
     }
 
@@ -273,7 +273,7 @@ impl FileSystem for PrivateRoots {
     ) -> io::Result<(Attr, Duration)> {
         let handle = handle.filter(|&handle| is_opened(handle));
         if valid.contains(SetattrValid::SIZE) {
-            self.close(context, plain(inode), &[Use::Read]);
+            self.close(context, plain(inode), Some(Use::Read));
         }
         let attributes = self
             .served
@@ -329,7 +329,7 @@ impl FileSystem for PrivateRoots {
         flags: u32,
     ) -> io::Result<(Option<u64>, OpenOptions)> {
         if flags.cast_signed() & (libc::O_ACCMODE | libc::O_TRUNC) != libc::O_RDONLY {
-            self.close(context, plain(inode), &[Use::Read]);
+            self.close(context, plain(inode), Some(Use::Read));
         }
         let (handle, options) = self.served.open(context, plain(inode), kill_priv, flags)?;
         Ok((handle, relaxed(options, inode, flags)))
@@ -416,14 +416,14 @@ impl FileSystem for PrivateRoots {
         let inode = plain(inode);
         if offset == 0 && !is_opened(handle) {
             // Who begins sees the directory as it is now.
-            self.close(context, inode, &[Use::List]);
+            self.close(context, inode, Some(Use::List));
         }
         let handle = self.handle(context, inode, handle, Use::List)?;
         self.served.readdir(context, inode, handle, size, offset)
     }
 
     used! {
-        fsync(data_only: bool), Use::Read, () -> ();
+        fsync(data_only: bool), Use::Sync, () -> ();
         fsyncdir(data_only: bool), Use::List, () -> ();
         fallocate(), Use::Write, (mode: u32, offset: u64, length: u64) -> ();
         lseek(), Use::Read, (offset: u64, whence: u32) -> u64;

@@ -1,7 +1,9 @@
 //! The pieces in which programs get memory.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
+use std::path::Path;
+
+use crate::kernel_file;
 
 /// The kernel's setting for pieces of 64 KiB (Documentation/admin-guide/mm/transhuge.rst).
 const SETTING: &str = "/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled";
@@ -13,9 +15,8 @@ const SETTING: &str = "/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enable
 /// # Errors
 /// What `open(2)` and `write(2)` answer; a kernel without the setting is none.
 pub fn enlarge() -> io::Result<()> {
-    match File::options().write(true).open(SETTING) {
-        Ok(mut setting) => setting.write_all(b"always"),
+    match kernel_file::set(Path::new(SETTING), "always") {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
+        result => result,
     }
 }

@@ -53,6 +53,9 @@ use crate::agent::{Agent, LONG};
 use crate::machine::Machine;
 use crate::{ErrorKind, SandboxError, connection, guest_text};
 
+// What the VMM makes one disk of, the agent takes apart.
+const _: () = assert!(caisson_protocol::MAX_DISK_PARTS == caisson_control::MAX_DISK_PARTS);
+
 /// The disks of a pod.
 pub(crate) struct Disks {
     machine: Arc<Machine>,

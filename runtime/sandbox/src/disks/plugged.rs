@@ -1,6 +1,6 @@
 //! Which disks a pod has, what is on each, and who needs them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use caisson_control::MAX_DISK_PARTS;
 
@@ -98,7 +98,7 @@ impl Plugged {
         if !fits(first) {
             return together;
         }
-        let mut keys = std::collections::BTreeSet::from([first.source.key()]);
+        let mut keys = BTreeSet::from([first.source.key()]);
         for order in others {
             if together.len() == MAX_DISK_PARTS {
                 break;
